@@ -1,0 +1,1 @@
+"""Reverse-mode differentiation as graph → graph rules."""

@@ -1,0 +1,235 @@
+"""The compiler as one visible list of passes, from graph nodes to launches.
+
+    canonicalise   composites become primitives, equal nodes one      `canonical`
+    fuse           nodes become groups, one per kernel                `fuse`
+    lower          groups become kernels over index expressions       `groups`, `lower`
+    render         kernels become OpenCL C bodies of one family       `cpu`, `gpu`, templates
+    assemble       independent small bodies share one launch          `assemble`
+    place          every parameter gets a slot, every slot a lifetime
+
+``SIMPLEGRAD_DEBUG=fuse,lower,render`` prints what the named passes made.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from simplegrad import ops, settings
+from simplegrad.compiler import cpu, gpu
+from simplegrad.compiler.assemble import Source, assemble
+from simplegrad.compiler.canonical import canonicalise
+from simplegrad.compiler.emit import Body, Target
+from simplegrad.compiler.fuse import Group, Limits, fuse
+from simplegrad.compiler.groups import Lowered, lower
+from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.verify import verify_kernel
+from simplegrad.errors import UnsupportedOp
+from simplegrad.graph.infer import size_of
+from simplegrad.graph.node import Node
+
+_POINTER = 8
+_MOST_BODIES = 16
+_SMALL_WORK = 1 << 20
+"""Positions of a kernel that is small enough to share a launch with others."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a kernel parameter is bound to when a plan runs."""
+
+    role: str
+    """``leaf`` and ``scalar``: node `position` of the plan's order; ``temp``; ``out``."""
+    position: int = -1
+    nbytes: int = 0
+    name: str = ""
+    """dtype of a scalar."""
+
+
+@dataclass(frozen=True, eq=False)
+class Launch:
+    """One kernel launch: its source, and a slot per parameter."""
+
+    source: Source
+    slots: tuple[int, ...]
+    bytes_read: int
+    bytes_written: int
+    kernels: tuple[Kernel, ...]
+    reasons: tuple[str, ...]
+    release: tuple[int, ...] = ()
+    """Slots whose buffer nobody reads after this launch."""
+
+
+@dataclass(eq=False)
+class Program:
+    """Everything needed to run one graph structure: no graph node is kept."""
+
+    slots: list[Slot] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+    """The slot of each target."""
+
+
+def compile_graph(
+    order: Sequence[Node], targets: Sequence[Node], target: Target, fusion: bool
+) -> Program:
+    """Return the program that computes `targets`; `order` is their topological order."""
+    _check_dtypes(order, target)
+    limits = device_limits(target)
+    canonical = canonicalise(order, targets)
+    groups = fuse(canonical, limits, fusion)
+    _show("fuse", groups)
+    roots = frozenset(id(m) for g in groups for m in g.members)
+    lowered: list[Lowered] = []
+    for group in groups:
+        if any(size_of(m.shape) for m in group.stored):
+            lowered += lower(group, roots, limits)
+    _show("lower", [low.kernel for low in lowered])
+    if settings.current().verify:
+        for low in lowered:
+            verify_kernel(low.kernel)
+    bodies = [render(low.kernel, target) for low in lowered]
+    program = Program()
+    placer = _Placer(program, order)
+    for batch in _batches(lowered, bodies, target, fusion):
+        placer.launch([lowered[i] for i in batch], [bodies[i] for i in batch])
+    program.results = [placer.result(t) for t in canonical.targets]
+    placer.lifetimes()
+    _show("render", [launch.source.text for launch in program.launches])
+    return program
+
+
+def device_limits(target: Target) -> Limits:
+    """Return what the fuser must know of a device."""
+    per_unit = 8 if target.family == "cpu" else 4
+    return Limits(
+        parallel=max(per_unit * target.compute_units, 8),
+        max_args=max((target.max_parameter_bytes - 64) // _POINTER, 8),
+    )
+
+
+def render(kernel: Kernel, target: Target) -> Body:
+    """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
+    return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
+
+
+def _check_dtypes(order: Sequence[Node], target: Target) -> None:
+    for node in order:
+        if node.dtype.name == "float64" and not target.fp64:
+            raise UnsupportedOp(
+                f"{node.op}: this device has no float64 ({node.where}); "
+                "use .astype('float32') or another device"
+            )
+
+
+def _show(name: str, results: Sequence[object]) -> None:
+    if name in settings.current().debug:
+        for result in results:
+            text = describe(result) if isinstance(result, Group) else str(result)
+            print(f"--- {name}\n{text}", file=sys.stderr)
+
+
+def describe(group: Group) -> str:
+    """Return one line per member of a group."""
+    lines = [f"group {group.number}: domain {group.domain}, reduced axes {group.reduced}"]
+    for member in group.members:
+        mark = "stored" if member in group.stored else "kept in the kernel"
+        lines.append(f"  {member} {mark}  {member.where}")
+    return "\n".join(lines)
+
+
+def _batches(
+    lowered: Sequence[Lowered], bodies: Sequence[Body], target: Target, fusion: bool
+) -> list[list[int]]:
+    """Return which kernels share a launch: small ones of one level, within the device's limits."""
+    level_of: dict[int, int] = {}
+    levels: list[int] = []
+    for low in lowered:
+        level = 0
+        for node, arg in zip(low.nodes, low.kernel.args, strict=True):
+            if arg.role == "in":
+                level = max(level, level_of.get(id(node), 0))
+        levels.append(level)
+        for node, arg in zip(low.nodes, low.kernel.args, strict=True):
+            if arg.role == "out":
+                level_of[id(node)] = level + 1
+    batches: list[list[int]] = []
+    open_: dict[int, tuple[list[int], int]] = {}
+    room = target.max_parameter_bytes - 64
+    for i in sorted(range(len(lowered)), key=lambda i: levels[i]):
+        bytes_ = _POINTER * len(lowered[i].kernel.args)
+        axes = lowered[i].kernel.outer + lowered[i].kernel.reduce
+        small = fusion and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
+        batch, used = open_.get(levels[i], ([], room))
+        if not small or used + bytes_ > room or len(batch) >= _MOST_BODIES:
+            batch, used = [], 0
+            batches.append(batch)
+        batch.append(i)
+        if small:
+            open_[levels[i]] = (batch, used + bytes_)
+    return batches
+
+
+class _Placer:
+    """Gives every node that stands in memory a slot, and finds the slots' last uses."""
+
+    def __init__(self, program: Program, order: Sequence[Node]) -> None:
+        self.program = program
+        self.positions = {id(n): i for i, n in enumerate(order)}
+        self.slots: dict[int, int] = {}
+
+    def slot(self, node: Node) -> int:
+        """Return the slot of a node, a new one on first sight."""
+        number = self.slots.get(id(node))
+        if number is None:
+            number = self.slots[id(node)] = len(self.program.slots)
+            self.program.slots.append(self._new(node))
+        return number
+
+    def _new(self, node: Node) -> Slot:
+        position = self.positions.get(id(node), -1)
+        if node.op is ops.SCALAR and node.buffer is None:
+            return Slot("scalar", position, 0, node.dtype.name)
+        if node.buffer is not None or (node.op is ops.BUFFER and position >= 0):
+            return Slot("leaf", position, node.nbytes)
+        return Slot("temp", -1, node.nbytes)
+
+    def result(self, node: Node) -> int:
+        """Return the slot that holds a target, marked as living on."""
+        number = self.slot(node)
+        slot = self.program.slots[number]
+        if slot.role == "temp":
+            self.program.slots[number] = Slot("out", -1, slot.nbytes)
+        return number
+
+    def launch(self, lowered: Sequence[Lowered], bodies: Sequence[Body]) -> None:
+        """Add one launch of several bodies."""
+        name = "_".join(dict.fromkeys(low.kernel.name for low in lowered))[:60]
+        source = assemble(name, bodies)
+        slots = tuple(self.slot(lowered[b].nodes[a]) for b, a in source.args)
+        read = written = 0
+        for low in lowered:
+            for arg in low.kernel.args:
+                if arg.role == "in":
+                    read += arg.size * arg.dtype.itemsize
+                elif arg.role == "out":
+                    written += arg.size * arg.dtype.itemsize
+        kernels = tuple(low.kernel for low in lowered)
+        reasons = tuple(r for low in lowered for r in low.group.reasons)
+        self.program.launches.append(Launch(source, slots, read, written, kernels, reasons))
+
+    def lifetimes(self) -> None:
+        """Note after which launch each temporary is free."""
+        last: dict[int, int] = {}
+        for i, launch in enumerate(self.program.launches):
+            for number in launch.slots:
+                if self.program.slots[number].role == "temp":
+                    last[number] = i
+        for i, launch in enumerate(self.program.launches):
+            free = tuple(n for n, when in last.items() if when == i)
+            if free:
+                self.program.launches[i] = Launch(
+                    launch.source, launch.slots, launch.bytes_read, launch.bytes_written,
+                    launch.kernels, launch.reasons, free,
+                )  # fmt: skip

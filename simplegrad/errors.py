@@ -1,0 +1,51 @@
+"""The error family: every error names the function, the values seen and the remedy."""
+
+from __future__ import annotations
+
+
+class SimplegradError(Exception):
+    """Base of every error that simplegrad raises on purpose."""
+
+
+class ShapeError(SimplegradError, ValueError):
+    """Shapes, axes, strides or einsum subscripts that do not fit together."""
+
+
+class DTypeError(SimplegradError, TypeError):
+    """A dtype that an operation does not take, or that cannot be promoted."""
+
+
+class DTypeNotSupported(DTypeError):
+    """A dtype that this device cannot compute with or store."""
+
+
+class IndexOutOfRange(SimplegradError, IndexError):
+    """An index or a view that would leave the array."""
+
+
+class DeviceError(SimplegradError, RuntimeError):
+    """A device that is missing, unknown, mixed with another, or failed."""
+
+
+class DriverNotFound(DeviceError):
+    """No OpenCL driver could be loaded; the message lists what was tried."""
+
+
+class OutOfMemory(DeviceError, MemoryError):
+    """The device has no room, even after the pool was trimmed and the try repeated."""
+
+
+class BuildError(DeviceError):
+    """A kernel that the driver refused; the message holds numbered source and the log."""
+
+
+class UnsupportedOp(DeviceError, NotImplementedError):
+    """An operation that this device cannot do."""
+
+
+class AutogradError(SimplegradError, RuntimeError):
+    """A gradient that was asked for and does not exist."""
+
+
+class VerifyError(SimplegradError, AssertionError):
+    """A compiler pass produced something the verifier refuses: a fault in simplegrad."""

@@ -1,0 +1,1 @@
+"""Lazy, immutable graph nodes: what was asked for, not yet how it is computed."""

@@ -1,0 +1,260 @@
+"""The graph node: one immutable class for every operation, and how nodes are made and walked.
+
+A node's `kind` (operation, argument, operands' shapes and dtypes, result) is interned, so that
+making a node costs one dictionary look-up and comparing two costs one identity test.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import weakref
+from collections.abc import Iterable, Sequence
+from types import CodeType
+from typing import Any
+
+from simplegrad import ops
+from simplegrad.dtypes import DType
+from simplegrad.graph.infer import Shape, infer, size_of
+from simplegrad.ops import Op
+
+_PACKAGE = __name__.split(".", 1)[0]
+_MAX_KINDS = 200_000
+
+
+class Spec:
+    """An interned (shape, dtype)."""
+
+    __slots__ = ("__weakref__", "dtype", "shape", "size")
+    _all: weakref.WeakValueDictionary[tuple[Shape, DType], Spec] = weakref.WeakValueDictionary()
+
+    def __init__(self, shape: Shape, dtype: DType) -> None:
+        self.shape, self.dtype, self.size = shape, dtype, size_of(shape)
+
+    @classmethod
+    def of(cls, shape: Shape, dtype: DType) -> Spec:
+        """Return the one object for this shape and dtype."""
+        spec = cls._all.get((shape, dtype))
+        if spec is None:
+            spec = cls._all.setdefault((shape, dtype), cls(shape, dtype))
+        return spec
+
+
+class Kind:
+    """An interned (operation, argument, operand specs) with its result; `id` is its key."""
+
+    __slots__ = ("arg", "id", "ins", "op", "spec")
+    _ids = itertools.count(1)
+
+    def __init__(self, op: Op, arg: Any, ins: tuple[Spec, ...], spec: Spec) -> None:
+        self.op, self.arg, self.ins, self.spec = op, arg, ins, spec
+        self.id = next(self._ids)
+
+    def describe(self) -> tuple[Any, ...]:
+        """Return a description that is the same in every process (for keys on disk)."""
+        ins = tuple((s.shape, s.dtype.name) for s in self.ins)
+        arg = self.arg.name if isinstance(self.arg, DType) else self.arg
+        return (self.op.name, arg, ins, self.spec.shape, self.spec.dtype.name)
+
+
+_kinds: dict[tuple[Any, ...], Kind] = {}
+
+
+class Node:
+    """One operation over earlier nodes; immutable but for what execution attaches to it."""
+
+    __slots__ = ("__weakref__", "buffer", "device", "holders", "kind", "leaf", "line", "srcs")
+    __slots__ += ("tracks", "value")
+
+    kind: Kind
+    srcs: tuple[Node, ...]
+    buffer: Any
+    """The data on the device once there is any, contiguous in row-major order."""
+    value: Any
+    """The number of a SCALAR."""
+    holders: int
+    """How many live tensors refer to this node; such a node keeps its buffer."""
+    tracks: bool
+    """Whether gradients flow through this node."""
+    leaf: weakref.ref[Any] | None
+    """The tensor whose ``.grad`` this node's gradient goes to, while that tensor lives."""
+    line: tuple[CodeType, int] | None
+    device: Any
+
+    def __init__(self, kind: Kind, srcs: tuple[Node, ...], device: Any) -> None:
+        self.kind, self.srcs, self.device = kind, srcs, device
+        self.buffer = self.value = self.leaf = self.line = None
+        self.holders = 0
+        self.tracks = False
+
+    @property
+    def op(self) -> Op:
+        """The row of the operations table."""
+        return self.kind.op
+
+    @property
+    def arg(self) -> Any:
+        """The operation's argument: axes, shape, …; see the table's comments."""
+        return self.kind.arg
+
+    @property
+    def shape(self) -> Shape:
+        """Extents per axis."""
+        return self.kind.spec.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self.kind.spec.dtype
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.kind.spec.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the contiguous data."""
+        return self.kind.spec.size * self.kind.spec.dtype.itemsize
+
+    def __repr__(self) -> str:
+        arg = "" if self.arg is None else f" {self.arg}"
+        return f"<{self.op}{arg} {self.dtype}{list(self.shape)}>"
+
+    def __del__(self) -> None:
+        # A long chain would otherwise be freed recursively and overflow the C stack.
+        srcs = self.srcs
+        if not srcs:
+            return
+        self.srcs = ()
+        _free(srcs)
+
+    @property
+    def where(self) -> str:
+        """The user's source line, as ``file:line``, or an empty string."""
+        return f"{self.line[0].co_filename}:{self.line[1]}" if self.line else ""
+
+
+def _free(srcs: tuple[Node, ...]) -> None:
+    pending = list(srcs)
+    del srcs
+    while pending:
+        node = pending.pop()
+        # Three references: this variable, the call's argument, and nobody else's.
+        if sys.getrefcount(node) == 2 and node.srcs:
+            pending.extend(node.srcs)
+            node.srcs = ()
+
+
+def kind_of(op: Op, arg: Any, ins: tuple[Spec, ...]) -> Kind:
+    """Return the interned kind; shape and dtype errors are raised here."""
+    key = (op, arg, ins)
+    kind = _kinds.get(key)
+    if kind is None:
+        shape, dtype = infer(op, arg, tuple((s.shape, s.dtype) for s in ins))
+        if len(_kinds) > _MAX_KINDS:
+            _kinds.clear()
+        kind = _kinds[key] = Kind(op, arg, ins, Spec.of(shape, dtype))
+    return kind
+
+
+def make(op: Op, srcs: tuple[Node, ...], arg: Any = None, device: Any = None) -> Node:
+    """Return a new node; `arg` must be hashable. No operand is changed."""
+    kind = kind_of(op, arg, tuple([s.kind.spec for s in srcs]))
+    if device is None:
+        for src in srcs:
+            if src.device is not None:
+                device = src.device
+                break
+    return Node(kind, srcs, device)
+
+
+def leaf(op: Op, shape: Shape, dtype: DType, arg: Any = None, device: Any = None) -> Node:
+    """Return a node without operands: BUFFER, SCALAR, CONST or IOTA."""
+    spec = Spec.of(shape, dtype)
+    key = (op, arg, spec)
+    kind = _kinds.get(key)
+    if kind is None:
+        kind = _kinds[key] = Kind(op, arg, (), spec)
+    return Node(kind, (), device)
+
+
+def const(value: bool | int | float, dtype: DType) -> Node:
+    """Return a zero-dimensional constant that is part of the program."""
+    value = float(value) if dtype.is_float else (bool(value) if dtype.kind == "b" else int(value))
+    # repr keeps -0.0 and nan apart from 0.0, which the interning dictionary would not.
+    return leaf(ops.CONST, (), dtype, repr(value))
+
+
+def const_value(node: Node) -> bool | int | float:
+    """Return the number of a CONST node."""
+    text = node.arg
+    if node.dtype.is_float:
+        return float(text)
+    return text == "True" if node.dtype.kind == "b" else int(text)
+
+
+def scalar(value: bool | int | float, dtype: DType, device: Any = None) -> Node:
+    """Return a zero-dimensional number that is passed to kernels as an argument."""
+    node = leaf(ops.SCALAR, (), dtype, None, device)
+    node.value = value
+    return node
+
+
+def topological(roots: Iterable[Node], *, realized: bool = False) -> list[Node]:
+    """Return the nodes that `roots` need, operands first, each once; no recursion.
+
+    Nodes that have a buffer count as leaves unless `realized` is true.
+    """
+    order: list[Node] = []
+    seen: set[int] = set()
+    stack: list[Node] = list(roots)
+    stack.reverse()
+    pop, push = stack.pop, stack.append
+    while stack:
+        node = pop()
+        if node is None:  # the node below has all its operands in `order`
+            order.append(pop())
+            continue
+        ident = id(node)
+        if ident in seen:
+            continue
+        seen.add(ident)
+        if node.srcs and (realized or node.buffer is None):
+            push(node)
+            push(None)  # type: ignore[arg-type]
+            stack.extend(reversed(node.srcs))
+        else:
+            order.append(node)
+    return order
+
+
+_internal: dict[CodeType, bool] = {}
+
+
+def user_line() -> tuple[CodeType, int] | None:
+    """Return the innermost code outside this package and its line number."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        inside = _internal.get(code)
+        if inside is None:
+            name = frame.f_globals.get("__name__", "")
+            outside = name.startswith(f"{_PACKAGE}.examples")
+            inside = name.split(".", 1)[0] == _PACKAGE and not outside
+            if len(_internal) > 10_000:
+                _internal.clear()
+            _internal[code] = inside
+        if not inside:
+            return code, frame.f_lineno
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def users(order: Sequence[Node]) -> dict[int, list[Node]]:
+    """Return, by ``id`` of a node, the nodes of `order` that read it."""
+    result: dict[int, list[Node]] = {id(node): [] for node in order}
+    for node in order:
+        for src in node.srcs:
+            result[id(src)].append(node)
+    return result

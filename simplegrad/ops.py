@@ -1,0 +1,379 @@
+"""The one table of primitive operations; every other list of operations is derived from it.
+
+A row holds what all floors need to know about an operation: its kind and arity, the dtype of its
+result, how NumPy computes it, and how OpenCL C computes it. Shape rules of views and reductions
+stand in `graph.infer`, gradients in `autograd.rules`; both are checked against this table.
+
+In the C snippets ``{0} {1} {2}`` are operands and ``{T}`` is the operands' C type, which may be a
+vector type: a snippet holds for scalars and vectors alike. `helper` is C source placed before the
+kernel once per type; a `lanewise` snippet holds for scalars only, so vectors take it lane by lane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from simplegrad.dtypes import DType, bool_, uint32
+
+ELEMENTWISE, REDUCE, VIEW, LEAF, OTHER = "elementwise", "reduce", "view", "leaf", "other"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Op:
+    """One primitive operation: a row of the table."""
+
+    name: str
+    kind: str
+    arity: int = 1
+    kinds: str = "buif"
+    """Dtype kinds that the operands may have."""
+    result: DType | None = None
+    """Dtype of the result; None: the dtype of the operands."""
+    numpy: Callable[..., Any] | None = None
+    c: str = ""
+    c_int: str = ""
+    """Snippet for integer and bool operands, where it differs from `c`."""
+    wraps: bool = False
+    """Signed operands are computed as unsigned, since C leaves signed overflow undefined."""
+    lanewise: bool = False
+    helper: str = ""
+    commutes: bool = False
+    cost: int = 1
+    """Rough cost in multiply-adds, weighed against bytes moved when values are recomputed."""
+    identity: Callable[[DType], Any] | None = None
+    """Start value of a reduction."""
+    differentiable: bool = True
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+OPS: dict[str, Op] = {}
+
+
+def _row(name: str, kind: str, arity: int = 1, **fields: Any) -> Op:
+    op = OPS[name] = Op(name, kind, arity, **fields)
+    return op
+
+
+def _unary(name: str, numpy: Callable[..., Any], c: str, cost: int = 1, **fields: Any) -> Op:
+    fields.setdefault("kinds", "f")
+    return _row(name, ELEMENTWISE, 1, numpy=numpy, c=c, cost=cost, **fields)
+
+
+def _binary(name: str, numpy: Callable[..., Any], c: str, cost: int = 1, **fields: Any) -> Op:
+    return _row(name, ELEMENTWISE, 2, numpy=numpy, c=c, cost=cost, **fields)
+
+
+# Elementwise, one operand -----------------------------------------------------------------------
+
+NEG = _unary("neg", np.negative, "-{0}", kinds="uif", wraps=True)
+ABS = _unary("abs", np.abs, "fabs({0})", kinds="uif", c_int="({0} < 0 ? -{0} : {0})", wraps=False)
+SIGN = _unary(
+    "sign",
+    np.sign,
+    "({0} != {0} ? {0} : sign({0}))",
+    kinds="uif",
+    c_int="(({T})({0} > ({T})0 ? ({T})1 : ({0} == ({T})0 ? ({T})0 : ({T})(-1))))",
+    differentiable=False,
+)
+EXP = _unary("exp", np.exp, "exp({0})", 8)
+EXP2 = _unary("exp2", np.exp2, "exp2({0})", 8)
+EXPM1 = _unary("expm1", np.expm1, "expm1({0})", 12)
+LOG = _unary("log", np.log, "log({0})", 8)
+LOG2 = _unary("log2", np.log2, "log2({0})", 8)
+LOG1P = _unary("log1p", np.log1p, "log1p({0})", 12)
+SQRT = _unary("sqrt", np.sqrt, "sqrt({0})", 4)
+RSQRT = _unary("rsqrt", lambda x: 1 / np.sqrt(x), "(({T})1 / sqrt({0}))", 6)
+RECIPROCAL = _unary("reciprocal", lambda x: 1 / x, "(({T})1 / {0})", 4)
+SIN = _unary("sin", np.sin, "sin({0})", 10)
+COS = _unary("cos", np.cos, "cos({0})", 10)
+TAN = _unary("tan", np.tan, "tan({0})", 14)
+ASIN = _unary("asin", np.arcsin, "asin({0})", 14)
+ACOS = _unary("acos", np.arccos, "acos({0})", 14)
+ATAN = _unary("atan", np.arctan, "atan({0})", 14)
+SINH = _unary("sinh", np.sinh, "sinh({0})", 14)
+COSH = _unary("cosh", np.cosh, "cosh({0})", 14)
+TANH = _unary("tanh", np.tanh, "tanh({0})", 14)
+ASINH = _unary("asinh", np.arcsinh, "asinh({0})", 16)
+ACOSH = _unary("acosh", np.arccosh, "acosh({0})", 16)
+ATANH = _unary("atanh", np.arctanh, "atanh({0})", 16)
+ERF = _unary("erf", np.vectorize(math.erf, otypes=[float]), "erf({0})", 16)
+FLOOR = _unary("floor", np.floor, "floor({0})", kinds="f", differentiable=False)
+CEIL = _unary("ceil", np.ceil, "ceil({0})", kinds="f", differentiable=False)
+ROUND = _unary("round", np.rint, "rint({0})", kinds="f", differentiable=False)
+TRUNC = _unary("trunc", np.trunc, "trunc({0})", kinds="f", differentiable=False)
+ISNAN = _unary("isnan", np.isnan, "isnan({0})", result=bool_, differentiable=False)
+ISINF = _unary("isinf", np.isinf, "isinf({0})", result=bool_, differentiable=False)
+ISFINITE = _unary("isfinite", np.isfinite, "isfinite({0})", result=bool_, differentiable=False)
+INVERT = _unary("invert", np.invert, "", kinds="bui", c_int="~{0}", differentiable=False)
+CAST = _row("cast", ELEMENTWISE, 1)
+
+# Elementwise, two operands ----------------------------------------------------------------------
+
+ADD = _binary("add", np.add, "({0} + {1})", kinds="uif", wraps=True, commutes=True)
+SUB = _binary("sub", np.subtract, "({0} - {1})", kinds="uif", wraps=True)
+MUL = _binary("mul", np.multiply, "({0} * {1})", kinds="uif", wraps=True, commutes=True)
+DIV = _binary("div", np.divide, "({0} / {1})", 4, kinds="f")
+FLOOR_DIVIDE = _binary(
+    "floor_divide",
+    np.floor_divide,
+    "sg_floor_divide_{T}({0}, {1})",
+    8,
+    kinds="uif",
+    lanewise=True,
+    differentiable=False,
+    helper="""
+{T} sg_floor_divide_{T}({T} a, {T} b) {{  /* as NumPy's divmod: exact where a / b rounds */
+  {T} m = fmod(a, b);
+  if (b == 0) return a / b;
+  {T} d = (a - m) / b;
+  if (m != 0 && ((b < 0) != (m < 0))) d -= ({T})1;
+  if (d == 0) return copysign(({T})0, a / b);
+  {T} f = floor(d);
+  return d - f > ({T})0.5 ? f + ({T})1 : f;
+}}|
+{T} sg_floor_divide_{T}({T} a, {T} b) {{  /* x / 0 is 0, as NumPy has it; low / -1 wraps */
+  if (b == 0) return 0;
+  if (({T})(-1) < 0 && b == ({T})(-1)) return ({T})(({U})0 - ({U})a);
+  {T} q = a / b;
+  return (q * b != a && ((a < 0) != (b < 0))) ? q - 1 : q;
+}}""",
+)
+REMAINDER = _binary(
+    "remainder",
+    np.remainder,
+    "sg_remainder_{T}({0}, {1})",
+    8,
+    kinds="uif",
+    lanewise=True,
+    helper="""
+{T} sg_remainder_{T}({T} a, {T} b) {{
+  {T} m = fmod(a, b);
+  if (m == 0) return copysign(({T})0, b);
+  return ((b < 0) != (m < 0)) ? m + b : m;
+}}|
+{T} sg_remainder_{T}({T} a, {T} b) {{
+  if (b == 0 || (({T})(-1) < 0 && b == ({T})(-1))) return 0;
+  {T} m = a % b;
+  return (m != 0 && ((m < 0) != (b < 0))) ? m + b : m;
+}}""",
+)
+POW = _binary(
+    "pow",
+    np.power,
+    "pow({0}, {1})",
+    24,
+    kinds="uif",
+    c_int="sg_pow_{T}({0}, {1})",
+    lanewise=True,
+    helper="""|
+{T} sg_pow_{T}({T} a, {T} b) {{  /* by squaring, modulo the word */
+  if (b < 0) return a == 1 ? 1 : (a == ({T})(-1) ? (b % 2 ? a : 1) : 0);
+  {U} r = 1, x = ({U})a;
+  for ({U} e = ({U})b; e; e >>= 1) {{ if (e & 1) r *= x; x *= x; }}
+  return ({T})r;
+}}""",
+)
+MAXIMUM = _binary(
+    "maximum",
+    np.maximum,
+    "((({0} > {1}) | ({0} != {0})) ? {0} : {1})",
+    c_int="({0} > {1} ? {0} : {1})",
+)
+MINIMUM = _binary(
+    "minimum",
+    np.minimum,
+    "((({0} < {1}) | ({0} != {0})) ? {0} : {1})",
+    c_int="({0} < {1} ? {0} : {1})",
+)
+ATAN2 = _binary("atan2", np.arctan2, "atan2({0}, {1})", 20, kinds="f")
+HYPOT = _binary("hypot", np.hypot, "hypot({0}, {1})", 10, kinds="f")
+EQUAL = _binary("equal", np.equal, "{0} == {1}", result=bool_, commutes=True, differentiable=False)
+NOT_EQUAL = _binary(
+    "not_equal", np.not_equal, "{0} != {1}", result=bool_, commutes=True, differentiable=False
+)
+LESS = _binary("less", np.less, "{0} < {1}", result=bool_, differentiable=False)
+LESS_EQUAL = _binary("less_equal", np.less_equal, "{0} <= {1}", result=bool_, differentiable=False)
+GREATER = _binary("greater", np.greater, "{0} > {1}", result=bool_, differentiable=False)
+GREATER_EQUAL = _binary(
+    "greater_equal", np.greater_equal, "{0} >= {1}", result=bool_, differentiable=False
+)
+_BITS: dict[str, Any] = {"kinds": "bui", "differentiable": False}
+AND = _binary("bitwise_and", np.bitwise_and, "", c_int="({0} & {1})", commutes=True, **_BITS)
+OR = _binary("bitwise_or", np.bitwise_or, "", c_int="({0} | {1})", commutes=True, **_BITS)
+XOR = _binary("bitwise_xor", np.bitwise_xor, "", c_int="({0} ^ {1})", commutes=True, **_BITS)
+_BITS["kinds"] = "ui"
+# OpenCL C takes a shift count modulo the word; NumPy shifts everything out.
+SHIFT_LEFT = _binary(
+    "shift_left",
+    np.left_shift,
+    "",
+    c_int="sg_shift_left_{T}({0}, {1})",
+    lanewise=True,
+    helper="""|
+{T} sg_shift_left_{T}({T} a, {T} b) {{
+  return ({U})b >= sizeof({T}) * 8 ? ({T})0 : ({T})(({U})a << b);
+}}""",
+    **_BITS,
+)
+SHIFT_RIGHT = _binary(
+    "shift_right",
+    np.right_shift,
+    "",
+    c_int="sg_shift_right_{T}({0}, {1})",
+    lanewise=True,
+    helper="""|
+{T} sg_shift_right_{T}({T} a, {T} b) {{
+  return ({U})b >= sizeof({T}) * 8 ? (a < 0 ? ({T})(-1) : ({T})0) : ({T})(a >> b);
+}}""",
+    **_BITS,
+)
+
+
+def _philox(counter: Any, stream: Any, key: Any) -> Any:
+    """Philox-2x32 with ten rounds: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3"."""
+    lo = np.asarray(counter, np.uint32)
+    hi = np.broadcast_to(np.asarray(stream, np.uint32), lo.shape)
+    key = np.asarray(key, np.uint32).astype(np.uint64)
+    for _ in range(10):
+        product = lo.astype(np.uint64) * np.uint64(0xD256D193)
+        lo, hi = (
+            (product >> np.uint64(32)).astype(np.uint32) ^ key.astype(np.uint32) ^ hi,
+            product.astype(np.uint32),
+        )
+        key = (key + np.uint64(0x9E3779B9)) & np.uint64(0xFFFFFFFF)
+    return lo
+
+
+RANDOM_BITS = _row(
+    "random_bits",
+    ELEMENTWISE,
+    3,
+    kinds="u",
+    result=uint32,
+    numpy=_philox,
+    c="",
+    c_int="sg_random_bits_{T}({0}, {1}, {2})",
+    cost=60,
+    differentiable=False,
+    helper="""|
+{T} sg_random_bits_{T}({T} lo, {T} hi, {T} key) {{  /* Philox-2x32-10, Salmon et al. 2011 */
+  for (int i = 0; i < 10; ++i) {{
+    {T} high = mul_hi(lo, ({T})0xD256D193u), low = lo * ({T})0xD256D193u;
+    lo = high ^ key ^ hi;
+    hi = low;
+    key += ({T})0x9E3779B9u;
+  }}
+  return lo;
+}}""",
+)
+
+
+def _feistel(index: Any, size: Any, key: Any) -> Any:
+    index, n, key = (np.asarray(v, np.uint32) for v in (index, size, key))
+    n = np.broadcast_to(n, index.shape)
+    half = np.maximum((np.ceil(np.log2(np.maximum(n, 2).astype(np.float64))) + 1) // 2, 1)
+    half = half.astype(np.uint32)
+    mask = (np.uint32(1) << half) - np.uint32(1)
+
+    def rounds(x: Any) -> Any:
+        left, right = x >> half, x & mask
+        for i in range(8):
+            mixed = _philox(right, np.full_like(right, i), key) & mask
+            left, right = right, left ^ mixed
+        return (left << half) | right
+
+    x = rounds(index)
+    while (outside := x >= n).any():
+        x = np.where(outside, rounds(x), x)
+    return x
+
+
+PERMUTE_INDEX = _row(
+    "permute_index",
+    ELEMENTWISE,
+    3,
+    kinds="u",
+    result=uint32,
+    numpy=_feistel,
+    c="",
+    c_int="sg_permute_index_{T}({0}, {1}, {2})",
+    lanewise=True,
+    cost=600,
+    differentiable=False,
+    helper="""|
+uint sg_feistel_mix(uint lo, uint hi, uint key) {{
+  for (int i = 0; i < 10; ++i) {{
+    uint high = mul_hi(lo, 0xD256D193u), low = lo * 0xD256D193u;
+    lo = high ^ key ^ hi;
+    hi = low;
+    key += 0x9E3779B9u;
+  }}
+  return lo;
+}}
+/* A bijection on [0, n): eight Feistel rounds on the next even power of two, walked until the
+   image falls inside; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002. */
+uint sg_permute_index_uint(uint x, uint n, uint key) {{
+  uint bits = 32 - clz((n > 2 ? n : 2) - 1), half_bits = (bits + 1) / 2;
+  uint mask = (1u << half_bits) - 1;
+  do {{
+    uint left = x >> half_bits, right = x & mask;
+    for (uint i = 0; i < 8; ++i) {{
+      uint mixed = sg_feistel_mix(right, i, key) & mask, old = right;
+      right = left ^ mixed;
+      left = old;
+    }}
+    x = (left << half_bits) | right;
+  }} while (x >= n);
+  return x;
+}}""",
+)
+
+WHERE = _row("where", ELEMENTWISE, 3, numpy=np.where, c="({0} ? {1} : {2})")
+
+# Reductions over the axes in `arg`; the reduced axes leave the shape -----------------------------
+
+SUM = _row("sum", REDUCE, 1, kinds="uif", numpy=np.sum, c="({0} + {1})", identity=lambda d: 0)
+PROD = _row("prod", REDUCE, 1, kinds="uif", numpy=np.prod, c="({0} * {1})", identity=lambda d: 1)
+MAX = _row("max", REDUCE, 1, numpy=np.max, c=MAXIMUM.c, identity=lambda d: d.low)
+MIN = _row("min", REDUCE, 1, numpy=np.min, c=MINIMUM.c, identity=lambda d: d.high)
+ARGMAX = _row(
+    "argmax", REDUCE, 1, numpy=np.argmax, identity=lambda d: d.low, differentiable=False
+)
+ARGMIN = _row(
+    "argmin", REDUCE, 1, numpy=np.argmin, identity=lambda d: d.high, differentiable=False
+)
+
+# Views: index arithmetic, no work of their own ---------------------------------------------------
+
+RESHAPE = _row("reshape", VIEW)  # arg: shape
+PERMUTE = _row("permute", VIEW)  # arg: axes
+EXPAND = _row("expand", VIEW)  # arg: shape; axes of extent 1 are repeated
+SLICE = _row("slice", VIEW)  # arg: (start, extent, step) per axis; a negative step flips
+PAD = _row("pad", VIEW)  # arg: ((before, after, between) per axis, fill value)
+AS_STRIDED = _row("as_strided", VIEW)  # arg: (shape, strides, offset), elements of the flat operand
+
+# Leaves -----------------------------------------------------------------------------------------
+
+BUFFER = _row("buffer", LEAF, 0)  # data on a device
+SCALAR = _row("scalar", LEAF, 0)  # a number that is a kernel argument, never part of a key
+CONST = _row("const", LEAF, 0)  # a number that is part of the program; arg: the number
+IOTA = _row("iota", LEAF, 0)  # arg: extent; the numbers 0 … extent-1
+
+# The rest ---------------------------------------------------------------------------------------
+
+EINSUM = _row("einsum", OTHER, -1, kinds="uif")  # arg: (operand subscripts …, output), int tuples
+TAKE = _row("take", OTHER, 2)  # arg: axis; operands x and integer indices, clamped to the axis
+SCATTER_ADD = _row("scatter_add", OTHER, 2, kinds="uif")  # arg: extent; indices (n,), rows (n, …)
+CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis
+
+
+def of_kind(kind: str) -> frozenset[Op]:
+    """Return all rows of one kind."""
+    return frozenset(op for op in OPS.values() if op.kind == kind)

@@ -1,0 +1,1 @@
+"""Devices, their memory and programs, and the plans that run on them."""

@@ -1,0 +1,92 @@
+"""Which device is in force: by setting, by ``with sg.device(...)``, or the best there is."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from simplegrad import settings
+from simplegrad.errors import DriverNotFound
+from simplegrad.runtime import select
+from simplegrad.runtime.crude_device import CrudeDevice
+from simplegrad.runtime.numpy_device import NumpyDevice
+
+_chosen: ContextVar[Any] = ContextVar("simplegrad_device", default=None)
+_numpy = NumpyDevice()
+_lock = threading.Lock()
+_default: dict[str, Any] = {}
+
+
+def by_name(selector: str) -> Any:
+    """Return the device of a selector such as ``numpy``, ``opencl:gpu`` or ``opencl:intel``.
+
+    Raises `DeviceError` where there is none of that name, listing those that exist.
+    """
+    if selector == "numpy":
+        return _numpy
+    return select.open_device(selector)
+
+
+def current() -> Any:
+    """Return the device in force in this thread."""
+    chosen = _chosen.get()
+    if chosen is not None:
+        return chosen
+    selector = settings.current().device
+    device = _default.get(selector)
+    if device is None:
+        with _lock:
+            device = _default.setdefault(selector, _open_default(selector))
+    return device
+
+
+def _open_default(selector: str) -> Any:
+    if selector:
+        return by_name(selector)
+    try:
+        return select.open_device("opencl")
+    except DriverNotFound as error:
+        warnings.warn(
+            f"simplegrad: computing with NumPy, since no OpenCL driver was found ({error})",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return _numpy
+
+
+@contextmanager
+def use(selector: Any) -> Iterator[Any]:
+    """Put a device (a selector, a device, or an object of twelve crude ops) in force."""
+    token = _chosen.set(resolve(selector))
+    try:
+        yield _chosen.get()
+    finally:
+        _chosen.reset(token)
+
+
+def set_current(selector: Any) -> None:
+    """Put a device in force until told otherwise; None: the default again."""
+    _chosen.set(None if selector is None else resolve(selector))
+
+
+def resolve(selector: Any) -> Any:
+    """Return the device that a selector, a device or a user's own class stands for."""
+    if isinstance(selector, str):
+        return by_name(selector)
+    if hasattr(selector, "name") and hasattr(selector, "kind"):
+        return selector
+    return crude(selector)
+
+
+def crude(protocol: Any) -> CrudeDevice:
+    """Return a device over a user's own class with the twelve crude operations."""
+    return CrudeDevice(protocol)
+
+
+def available() -> list[Any]:
+    """Return a record of every device here, best first; ``numpy`` is always there."""
+    return [*select.devices(), select.DeviceInfo.numpy()]

@@ -1,0 +1,111 @@
+"""All settings in one explicit object, read from the environment in this one place.
+
+>>> from simplegrad.settings import Settings
+>>> Settings.from_environment({"SIMPLEGRAD_FUSION": "0"}).fusion
+False
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from simplegrad.errors import SimplegradError
+
+_PREFIX = "SIMPLEGRAD_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One immutable set of choices; `override` swaps the current one for a while."""
+
+    device: str = ""
+    """Device selector such as ``opencl:gpu``, ``opencl:intel`` or ``numpy``; empty: the best."""
+    fusion: bool = True
+    """False: one kernel per primitive operation."""
+    kernels: str = ""
+    """Kernel family, ``cpu`` or ``gpu``; empty: by the kind of the device."""
+    fast_math: bool = False
+    """True: let the driver's compiler break IEEE rules; part of every cache key."""
+    debug: tuple[str, ...] = ()
+    """Names of compiler passes whose result is printed, such as ``fuse,lower,render``."""
+    verify: bool = False
+    """True: run the verifier between compiler passes (always on in tests)."""
+    cache: bool = True
+    """False: neither read nor write the disk cache."""
+    cache_dir: str = ""
+    """Folder of the disk cache; empty: the user's cache folder."""
+    memory_cap: int = 0
+    """Most bytes that one device's pool may hold; 0: as much as the device has."""
+    check: bool = False
+    """True: checked mode; out-of-range labels and indices are errors, not clamped."""
+    tune: bool = False
+    """True: measure kernel candidates instead of taking the first of the ranked list."""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:
+        """Read every ``SIMPLEGRAD_*`` variable; an unknown or malformed one is an error."""
+        environ = os.environ if environ is None else environ
+        known = {_PREFIX + f.name.upper(): f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, text in environ.items():
+            if not key.startswith(_PREFIX):
+                continue
+            if key not in known:
+                raise SimplegradError(
+                    f"settings: {key} is not a setting; the settings are {', '.join(known)}"
+                )
+            field = known[key]
+            values[field.name] = _parse(key, text, getattr(cls, field.name))
+        return cls(**values)
+
+
+def _parse(key: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        truth = {"0": False, "1": True, "off": False, "on": True, "false": False, "true": True}
+        if text.lower() not in truth:
+            raise SimplegradError(f"settings: {key}={text!r} is neither 0 nor 1")
+        return truth[text.lower()]
+    if isinstance(default, tuple):
+        return tuple(part for part in text.split(",") if part)
+    if isinstance(default, int):
+        if not text.isdigit():
+            raise SimplegradError(f"settings: {key}={text!r} is not a number of bytes")
+        return int(text)
+    return text
+
+
+_current: Settings | None = None
+
+
+def current() -> Settings:
+    """Return the settings in force; the environment is read on the first call."""
+    global _current
+    if _current is None:
+        _current = Settings.from_environment()
+    return _current
+
+
+@contextmanager
+def override(**changes: Any) -> Iterator[Settings]:
+    """Put changed settings in force inside a ``with`` block."""
+    global _current
+    before = current()
+    _current = replace(before, **changes)
+    try:
+        yield _current
+    finally:
+        _current = before
+
+
+def cache_folder() -> Path:
+    """Return the folder of the disk cache (it may not exist yet)."""
+    if current().cache_dir:
+        return Path(current().cache_dir)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("simplegrad"))
