@@ -98,6 +98,8 @@ class Fuser:
         self.roots: dict[int, Node] = {}
         self.groups: list[Group] = []
         self.home: dict[int, Group] = {}
+        self.why = ""
+        """Why the last root that was tried did not fit."""
         self.by_domain: dict[tuple[Shape, tuple[int, ...]], Group] = {}
 
     def run(self) -> list[Group]:
@@ -184,6 +186,7 @@ class Fuser:
         reduce = root.op.kind == ops.REDUCE
         domain = root.srcs[0].shape if reduce else root.shape
         reduced = root.arg if reduce else ()
+        self.why = "fusion is off" if not self.fusion else "nothing before it has its domain"
         if self.fusion:
             for group in self._candidates(root, domain, reduced):
                 reading = self._fits(root, group, domain, reduced)
@@ -192,6 +195,7 @@ class Fuser:
                     return
         vars_ = tuple(Var(f"i{a}", n) for a, n in enumerate(domain))
         group = Group(len(self.groups), domain, reduced, vars_)
+        group.reasons.append(f"{root.op} {root.where} starts a kernel: {self.why}")
         self.groups.append(group)
         group.full[id(root)] = not reduce
         reading = self._read(root, group)
@@ -235,29 +239,35 @@ class Fuser:
         size, outer = size_of(group.domain), _outer_size(group)
         if reduce:
             if domain != group.domain or (group.reduced and group.reduced != reduced):
-                return None
-            if group.contraction or (not group.reduced and not self._parallel(domain, reduced)):
-                return None
+                return self._no(f"it reduces axes {reduced} of {domain}, the kernel before another")
+            if group.contraction:
+                return self._no("a contraction runs alone with what follows it")
+            if not group.reduced and not self._parallel(domain, reduced):
+                return self._no("in one kernel too few work-items would be left")
             full = False
         elif _ones_off(root.shape) == _ones_off(group.domain) or (
             not group.reduced and root.size == size
         ):
             full = True
             if group.contraction:
-                return None
+                return self._no("a contraction's products are never stored")
         elif group.reduced and root.size == outer:
             full = False
         else:
-            return None
+            return self._no(f"its shape {root.shape} is not that of the kernel before")
         if (full or (reduce and group.reduced)) and group.reduced:
             if not self._parallel(group.domain, group.reduced):
-                return None
+                return self._no("in one kernel too few work-items would be left")
         group.full[id(root)] = full
         reading = self._read(root, group)
         if not self._legal(root, group, reading):
             del group.full[id(root)]
             return None
         return reading
+
+    def _no(self, reason: str) -> None:
+        """Keep the reason for `explain`."""
+        self.why = reason
 
     def _parallel(self, domain: Shape, reduced: tuple[int, ...]) -> bool:
         """Whether one work-item (or group) per outer position keeps the device busy."""
@@ -273,19 +283,22 @@ class Fuser:
                 related = True
                 here = flatten(group.position(node), node.shape)
                 if reading.flats[ident] != {here}:
-                    return False
-                if group.contraction and group.full[id(root)]:
+                    self._no(f"it reads {node.op} at other positions than it is computed at")
                     return False
             elif home is not None and home.ancestors >> group.number & 1:
-                return False  # a cycle: it reads something that needs this group first
+                self._no("it also reads a kernel that needs the kernel before")
+                return False
             elif node.size > 1 and ident in group.reads:
                 related = True
         if not related and root.size > SMALL:
             return False
         args = len(group.reads.keys() | reading.nodes.keys()) + 2 * len(group.members) + 2
-        if args > self.limits.max_args or group.weight + reading.weight > MAX_NODES:
+        if args > self.limits.max_args:
+            self._no(f"the device takes {self.limits.max_args} kernel parameters")
             return False
-        # Another group may already wait for this one, and be needed by the root's operands.
+        if group.weight + reading.weight > MAX_NODES:
+            self._no(f"a kernel holds at most {MAX_NODES} operations")
+            return False
         return related or not group.reduced
 
     def _join(self, root: Node, group: Group, reading: Reading, reduced: tuple[int, ...]) -> None:

@@ -84,6 +84,34 @@ def _name(group: Group) -> str:
     return "_".join(dict.fromkeys(names))[:48]
 
 
+def signature(group: Group, roots: frozenset[int]) -> tuple[tuple[Any, ...], list[Node]]:
+    """Return what determines a group's kernels, and its nodes in the order the key numbers them.
+
+    Groups of equal signature have the same kernels over other nodes: the steps of an unrolled
+    loop, the links of a long chain.
+    """
+    key: list[Any] = [group.domain, group.reduced, group.contraction]
+    numbers: dict[int, int] = {}
+    nodes: list[Node] = []
+    for member in group.members:
+        key.append((group.full[id(member)], member in group.stored))
+        stack = [member]
+        while stack:
+            node = stack.pop()
+            number = numbers.get(id(node))
+            if number is not None:
+                key.append(number)
+                continue
+            numbers[id(node)] = len(nodes)
+            nodes.append(node)
+            if node is not member and (id(node) in roots or node.buffer is not None):
+                key.append(node.kind.spec)
+            else:
+                key.append(-node.kind.id)
+                stack.extend(node.srcs)
+    return tuple(key), nodes
+
+
 # Rewriting values ---------------------------------------------------------------------------------
 
 

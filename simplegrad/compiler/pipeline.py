@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,15 +23,16 @@ from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body, Target
 from simplegrad.compiler.fuse import Group, Limits, fuse
-from simplegrad.compiler.groups import Lowered, lower
+from simplegrad.compiler.groups import Lowered, lower, signature
 from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.verify import verify_kernel
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of
-from simplegrad.graph.node import Node
+from simplegrad.graph.node import Node, Spec, leaf
 
 _POINTER = 8
 _MOST_BODIES = 16
+_MOST_KNOWN = 4096
 _SMALL_WORK = 1 << 20
 """Positions of a kernel that is small enough to share a launch with others."""
 
@@ -81,15 +83,13 @@ def compile_graph(
     groups = fuse(canonical, limits, fusion)
     _show("fuse", groups)
     roots = frozenset(id(m) for g in groups for m in g.members)
-    lowered: list[Lowered] = []
-    for group in groups:
-        if any(size_of(m.shape) for m in group.stored):
-            lowered += lower(group, roots, limits)
-    _show("lower", [low.kernel for low in lowered])
-    if settings.current().verify:
-        for low in lowered:
-            verify_kernel(low.kernel)
-    bodies = [render(low.kernel, target) for low in lowered]
+    pairs = [
+        pair
+        for group in groups
+        if any(size_of(m.shape) for m in group.stored)
+        for pair in _kernels(group, roots, limits, target)
+    ]
+    lowered, bodies = [p[0] for p in pairs], [p[1] for p in pairs]
     program = Program()
     placer = _Placer(program, order)
     for batch in _batches(lowered, bodies, target, fusion):
@@ -98,6 +98,51 @@ def compile_graph(
     placer.lifetimes()
     _show("render", [launch.source.text for launch in program.launches])
     return program
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """The kernels of one group structure: places are node numbers, or negative for scratch."""
+
+    kernels: list[tuple[Kernel, tuple[int, ...], Body]]
+    scratch: dict[int, Spec]
+
+
+_known: OrderedDict[tuple[object, ...], _Known] = OrderedDict()
+
+
+def _kernels(
+    group: Group, roots: frozenset[int], limits: Limits, target: Target
+) -> list[tuple[Lowered, Body]]:
+    """Lower, verify and render a group, or take the kernels of an equal group over its nodes."""
+    structure, nodes = signature(group, roots)
+    key = (target, limits, settings.current().fast_math, structure)
+    known = _known.get(key)
+    if known is None:
+        numbers = {id(n): i for i, n in enumerate(nodes)}
+        lowered = lower(group, roots, limits)
+        _show("lower", [low.kernel for low in lowered])
+        if settings.current().verify:
+            for low in lowered:
+                verify_kernel(low.kernel)
+        between = [n for low in lowered for n in low.nodes if id(n) not in numbers]
+        numbers |= {id(n): -1 - i for i, n in enumerate(dict.fromkeys(between))}
+        specs = {numbers[id(n)]: n.kind.spec for n in between}
+        known = _Known(
+            [(w.kernel, tuple(numbers[id(n)] for n in w.nodes), render(w.kernel, target))
+             for w in lowered],
+            specs,
+        )  # fmt: skip
+        _known[key] = known
+        if len(_known) > _MOST_KNOWN:
+            _known.popitem(last=False)
+    # Between two stages stands memory that the graph does not know.
+    scratch = {i: leaf(ops.BUFFER, spec.shape, spec.dtype) for i, spec in known.scratch.items()}
+    result = []
+    for kernel, places, body in known.kernels:
+        bound = tuple([nodes[p] if p >= 0 else scratch[p] for p in places])
+        result.append((Lowered(kernel, bound, group), body))
+    return result
 
 
 def device_limits(target: Target) -> Limits:

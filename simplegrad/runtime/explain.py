@@ -1,0 +1,50 @@
+"""What a graph would run: kernels, the operations and user lines in each, and their source."""
+
+from __future__ import annotations
+
+import linecache
+from collections.abc import Sequence
+
+from simplegrad import settings
+from simplegrad.compiler.pipeline import Launch
+from simplegrad.graph.node import Node
+from simplegrad.runtime import devices
+from simplegrad.runtime.opencl import OpenCLDevice
+from simplegrad.runtime.realize import plan_of, signature
+
+
+def explain(nodes: Sequence[Node]) -> str:
+    """Return a description of the launches that computing `nodes` takes; nothing is run."""
+    wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
+    if not wanted:
+        return "nothing to run: every value is there already"
+    order, key, kept = signature(wanted)
+    device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
+    if not isinstance(device, OpenCLDevice):
+        return f"{len(order)} operations, one by one on {device.name}"
+    plan = plan_of(order, key, kept, device)
+    launches = plan.program.launches
+    fused = "fused" if settings.current().fusion else "one kernel per operation"
+    parts = [f"{len(launches)} launches on {device.name} ({fused})"]
+    parts += [_describe(i, launch) for i, launch in enumerate(launches)]
+    return "\n\n".join(parts)
+
+
+def _describe(number: int, launch: Launch) -> str:
+    source = launch.source
+    lines = [
+        f"launch {number}: {source.kernel_name}, global size {source.global_size}, "
+        f"reads {launch.bytes_read:,} bytes, writes {launch.bytes_written:,} bytes"
+    ]
+    for kernel in launch.kernels:
+        for op, where in zip(kernel.notes["ops"], kernel.notes["lines"], strict=True):
+            lines.append(f"  {op:14} {where}  {_text(where)}")
+    lines += [f"  boundary: {reason}" for reason in launch.reasons]
+    lines.append("")
+    lines += ["    " + line for line in source.text.splitlines()]
+    return "\n".join(lines)
+
+
+def _text(where: str) -> str:
+    name, _, line = where.rpartition(":")
+    return linecache.getline(name, int(line)).strip() if line.isdigit() else ""

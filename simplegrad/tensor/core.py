@@ -1,0 +1,419 @@
+"""What every part of `Tensor` stands on: the wrapped node, host copies, and tracking.
+
+`Tensor` is put together from one class per topic, each a subclass of the one before it:
+`Core` → `Elementwise` → `Views` → `Reductions` → `Indexing` → `Contraction` → `Composites` →
+`Tensor`. Only `Tensor` itself is ever instantiated; `wrap` makes one from a node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import weakref
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from simplegrad import dtypes, ops
+from simplegrad.dtypes import DType
+from simplegrad.errors import DeviceError, DTypeError, ShapeError
+from simplegrad.graph import build
+from simplegrad.graph.infer import Shape
+from simplegrad.graph.node import Node, make, scalar, user_line
+from simplegrad.runtime import devices
+from simplegrad.runtime import realize as execution
+from simplegrad.tensor.modes import mode
+
+if TYPE_CHECKING:
+    from simplegrad.tensor.tensor import Tensor
+
+Number = (bool, int, float)
+_new = object.__new__
+_MAX_UNREAD = 8
+"""Unread gradients that pile up before they are summed: memory stays bounded in a loop."""
+
+
+def wrap(node: Node) -> Tensor:
+    """Return a tensor on `node`, which stays as it is."""
+    tensor = _new(Core.final)
+    tensor._node = node
+    tensor._grad = None
+    node.holders += 1
+    return tensor
+
+
+def lift(node: Node, *inputs: Node) -> Tensor:
+    """Return a tensor on a node freshly built over `inputs`; new nodes get line and tracking."""
+    if not any(node is i for i in inputs):
+        tracking = mode.grad and any([i.tracks for i in inputs])
+        for new in _between(node, inputs):
+            new.line = user_line() if new is node else None
+            if tracking and new.op.differentiable and new.dtype.is_float:
+                new.tracks = any([s.tracks for s in new.srcs])
+    return wrap(node)
+
+
+def _between(node: Node, inputs: Iterable[Node]) -> list[Node]:
+    """Return the nodes from `inputs` (left out) up to `node`, operands first."""
+    seen = {id(i) for i in inputs}
+    order: list[Node] = []
+    stack: list[Node | None] = [node]
+    while stack:
+        current = stack.pop()
+        if current is None:
+            order.append(stack.pop())  # type: ignore[arg-type]
+        elif id(current) not in seen:
+            seen.add(id(current))
+            stack += (current, None, *current.srcs)
+    return order
+
+
+def detached(node: Node) -> Node:
+    """Return a node of the same value through which no gradient flows."""
+    return make(ops.RESHAPE, (node,), node.shape) if node.tracks else node
+
+
+def find_device(device: Any) -> Any:
+    """Return the device for a device, a selector such as ``"numpy"``, or None: the current one."""
+    if device is None:
+        return devices.current()
+    if isinstance(device, str):
+        with devices.use(device):
+            return devices.current()
+    return device
+
+
+def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[np.ndarray, DType]:
+    """Return host data and its dtype; float64 becomes the default float unless `keep`."""
+    try:
+        array = np.asarray(data)
+    except (ValueError, TypeError) as error:
+        raise ShapeError(f"{name}: cannot make an array of this {type(data).__name__}: {error}")
+    if dtype is None:
+        if array.dtype.kind not in "biuf":
+            raise DTypeError(
+                f"{name}: data of NumPy dtype {array.dtype} is not numbers; "
+                "convert it to bool, integers or floats first"
+            )
+        dtype = dtypes.of(array.dtype)
+        default = dtype is dtypes.float64 or array.size == 0 and not hasattr(data, "dtype")
+        if default and dtype.is_float and not keep:
+            dtype = dtypes.default_float()
+    return array.astype(dtype.numpy, copy=False), dtype
+
+
+def host_node(name: str, data: Any, device: Any, dtype: DType | None = None) -> Node:
+    """Return an untracked leaf with host data, as an operand beside tensors on `device`."""
+    array, dtype = host_array(name, data, dtype, keep=False)
+    return execution.from_numpy(array, dtype, find_device(device))
+
+
+def operand(name: str, value: Any, device: Any) -> Node | bool | int | float:
+    """Return an operand as a node, or as a Python number; NumPy scalars count as numbers."""
+    if isinstance(value, Core):
+        return value._node
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf":
+        return value.item()  # type: ignore[no-any-return]
+    if isinstance(value, Number):
+        # Subclasses (np.float64, IntEnum) become plain numbers.
+        return value if type(value) in Number else _plain(value)
+    if isinstance(value, (np.ndarray, list, tuple)) or hasattr(value, "__array__"):
+        return host_node(name, value, device)
+    raise DTypeError(f"{name}: an operand of type {type(value).__name__} is neither array nor number")
+
+
+def _plain(value: bool | int | float) -> int | float:
+    return float(value) if isinstance(value, float) else int(value)
+
+
+def same_device(name: str, nodes: Iterable[Any]) -> Any:
+    """Return the one device of some nodes; `DeviceError` if there are two."""
+    found = None
+    for node in nodes:
+        device = node.device if isinstance(node, Node) else None
+        if device is not None and device is not found:
+            if found is not None:
+                raise DeviceError(
+                    f"{name}: one operand is on {found.name} and another on {device.name}; "
+                    "move one with .to_device(...)"
+                )
+            found = device
+    return found
+
+
+def number_node(name: str, value: bool | int | float, dtype: DType, device: Any) -> Node:
+    """Return a user's number as a kernel argument."""
+    if dtype.kind in "ui":
+        if not dtype.low <= value <= dtype.high:
+            raise DTypeError(
+                f"{name}: {value} does not fit {dtype} ({dtype.low} … {dtype.high}); "
+                "cast the array with .astype(...) first"
+            )
+        return scalar(int(value), dtype, device)
+    return scalar(bool(value) if dtype.kind == "b" else float(value), dtype, device)
+
+
+def result_dtype(values: Iterable[Any]) -> DType:
+    """Return the common dtype of nodes and Python numbers, numbers being weak."""
+    dtype: DType | None = None
+    numbers = []
+    for value in values:
+        if isinstance(value, Node):
+            dtype = value.dtype if dtype is None else dtypes.promote(dtype, value.dtype)
+        else:
+            numbers.append(value)
+    for number in numbers:
+        if dtype is None:
+            dtype = dtypes.of(type(number))
+        dtype = dtypes.promote_scalar(dtype, number)
+    if dtype is None:
+        raise DTypeError("result_type: needs at least one array, dtype or number")
+    return dtype
+
+
+def common(name: str, kinds: str, *values: Any) -> tuple[Node, ...]:
+    """Return operands as nodes of one dtype on one device; ints go to floats where `kinds` asks.
+
+    The shapes stay as they are.
+    """
+    device = same_device(name, [v._node for v in values if isinstance(v, Core)])
+    operands = [operand(name, v, device) for v in values]
+    device = same_device(name, operands)
+    dtype = result_dtype(operands)
+    if kinds == "f" and not dtype.is_float:
+        dtype = dtypes.default_float()
+    return tuple(
+        build.cast(v, dtype) if isinstance(v, Node) else number_node(name, v, dtype, device)
+        for v in operands
+    )
+
+
+def as_tensor(value: Any, device: Any = None) -> Tensor:
+    """Return a tensor as it is, anything else as an untracked one."""
+    return value if isinstance(value, Core) else Core.final(value, None, False, device)  # type: ignore
+
+
+def normalize_axis(name: str, axis: int, ndim: int) -> int:
+    """Return a non-negative axis; `ShapeError` if there is no such axis."""
+    try:
+        index = axis.__index__()
+    except AttributeError:
+        raise ShapeError(f"{name}: axis {axis!r} is not an integer") from None
+    if not -ndim <= index < ndim:
+        valid = f"{-ndim} … {ndim - 1}" if ndim else "no axes"
+        raise ShapeError(
+            f"{name}: axis {index} is out of range for an array of {ndim} dimensions ({valid})"
+        )
+    return index % ndim
+
+
+def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
+    """Return non-negative axes for None (all), an integer or a sequence."""
+    if axis is None:
+        return tuple(range(ndim))
+    given = (axis,) if hasattr(axis, "__index__") else tuple(axis)
+    axes = tuple([normalize_axis(name, a, ndim) for a in given])
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"{name}: axes {axis} name one axis twice in {ndim} dimensions")
+    return axes
+
+
+class Core:
+    """The state of a tensor and its ways to the host."""
+
+    __slots__ = ("__weakref__", "_grad", "_node", "_unread")
+    final: ClassVar[type[Tensor]]
+    """The class `Tensor`, known once it is put together."""
+    __array_ufunc__ = None
+    __array_priority__ = 1000
+
+    _node: Node
+    _grad: Tensor | None
+    _unread: int
+
+    def __init__(
+        self,
+        data: Any,
+        dtype: Any = None,
+        requires_grad: bool | None = None,
+        device: Any = None,
+    ) -> None:
+        dtype = None if dtype is None else dtypes.of(dtype)
+        if isinstance(data, Core):
+            node = _alias(data._node, dtype, device)
+        elif type(data) in Number:
+            dtype = dtype or dtypes.of(type(data))
+            node = number_node("Tensor", data, dtype, find_device(device))
+        else:
+            array, dtype = host_array("Tensor", data, dtype, keep=False)
+            node = execution.from_numpy(array, dtype, find_device(device))
+        self._node = node
+        self._grad = None
+        node.holders += 1
+        become_leaf(self, requires_grad)
+
+    def __del__(self) -> None:
+        # Without a node, __init__ failed.
+        with contextlib.suppress(AttributeError):
+            self._node.holders -= 1
+
+    def _replace(self, node: Node) -> None:
+        """Make this tensor a fresh leaf on `node`, whose history is not followed."""
+        tracks = self._node.tracks
+        if node.tracks:
+            node = detached(node)
+        if node.leaf is not None:
+            node = make(ops.RESHAPE, (node,), node.shape)
+        node.holders += 1
+        self._node.holders -= 1
+        self._node = node
+        if tracks:
+            node.tracks, node.leaf = True, weakref.ref(self)
+
+    # What it is ---------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> Shape:
+        """Extents per axis."""
+        return self._node.kind.spec.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self._node.kind.spec.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self._node.kind.spec.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self._node.kind.spec.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements on the device."""
+        return self._node.nbytes
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through this tensor; fixed when it is made."""
+        return self._node.tracks
+
+    # To the host --------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Any:
+        """The values as an array of the device, computed now; NumPy and Matplotlib take it."""
+        return execution.device_array(self._node)
+
+    def numpy(self) -> np.ndarray:
+        """Return the values as a NumPy array (bfloat16 as float32), computed now."""
+        return execution.to_numpy(self._node)
+
+    def cpu(self) -> np.ndarray:
+        """Return the values as a NumPy array, as `numpy` does."""
+        return self.numpy()
+
+    def realize(self) -> Tensor:
+        """Start the computation now, without waiting for its end; returns this tensor."""
+        execution.realize([self._node])
+        return self  # type: ignore[return-value]
+
+    def item(self) -> bool | int | float:
+        """Return the one element as a Python number."""
+        if self.size != 1:
+            raise ShapeError(f"item: shape {self.shape} has {self.size} elements, not one")
+        return self.numpy().item()  # type: ignore[no-any-return]
+
+    def tolist(self) -> Any:
+        """Return nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        if copy:
+            return np.array(array, dtype)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return sys.modules[__name__.split(".", 1)[0]]
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ShapeError(
+                f"bool: shape {self.shape} has {self.size} truth values; use .any() or .all()"
+            )
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "ui" or self.ndim:
+            raise DTypeError(f"index: {self.dtype} of shape {self.shape} is not an integer")
+        return int(self.item())
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise ShapeError("len: a zero-dimensional tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise ShapeError("iter: a zero-dimensional tensor cannot be iterated over")
+        return iter([self[i] for i in range(self.shape[0])])  # type: ignore[index]
+
+    def __repr__(self) -> str:
+        text = np.array2string(self.numpy(), separator=", ", prefix="Tensor(")
+        return f"Tensor({text}, dtype={self.dtype})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.size == 1 and spec else repr(self)
+
+    def __reduce__(self) -> Any:
+        return Core.final, (self.numpy(), self.dtype, self.requires_grad)
+
+    def __copy__(self) -> Tensor:
+        return Core.final(self)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return Core.final(self)
+
+    __hash__ = object.__hash__
+
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
+        """Return the values on another device, a leaf there; `device` may be a selector."""
+        return Core.final(self, None, self.requires_grad, device)
+
+
+def _alias(node: Node, dtype: DType | None, device: Any) -> Node:
+    """Return a new untracked node of another tensor's values."""
+    dtype = dtype or node.dtype
+    if device is not None:
+        device = find_device(device)
+        if device is not (node.device or devices.current()):
+            return execution.from_numpy(execution.to_numpy(build.cast(node, dtype)), dtype, device)
+    return make(ops.RESHAPE, (build.cast(detached(node), dtype),), node.shape)
+
+
+def become_leaf(tensor: Any, requires_grad: bool | None = None) -> Any:
+    """Let gradients of a freshly made node go to `tensor`; floats do unless told otherwise."""
+    node = tensor._node
+    if requires_grad and not node.dtype.is_float:
+        raise DTypeError(
+            f"requires_grad: {node.dtype} has no gradients; cast it with .astype(...) first"
+        )
+    if requires_grad if requires_grad is not None else node.dtype.is_float and mode.grad:
+        node.tracks, node.leaf = True, weakref.ref(tensor)
+    node.line = user_line()
+    return tensor
