@@ -98,8 +98,13 @@
 #define JOIN_(x, y) x##y
 #define JOIN(x, y) JOIN_(x, y)
 #define ACC_V JOIN(ACC_T, VW)
-#define VLOAD JOIN(vload, VW)
-#define VSTORE JOIN(vstore, VW)
+// Vector access through any ACC_T pointer (VEC(p) is an lvalue). vloadn and vstoren, and min and
+// max, are avoided throughout: PoCL may leave built-in functions as calls on some processors.
+typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
+#define VEC_GLOBAL(p) (*(__global unaligned_v *)(p))
+#define VEC_CONST(p) (*(__global const unaligned_v *)(p))
+#define VEC_PRIVATE(p) (*(unaligned_v *)(p))
+#define LESSER(x, y) ((x) < (y) ? (x) : (y))
 
 // ---- Holes ----------------------------------------------------------------------------------
 #ifndef KERNEL_NAME
@@ -123,17 +128,17 @@
 // VW consecutive elements as ACC_V, along the axis that A_UNIT or B_UNIT names. Called only
 // where all of them are in range; any start may be asked for, aligned or not.
 #ifndef LOAD_A_V
-#define LOAD_A_V(b, m, k) VLOAD(0, &LOAD_A(b, m, k))
+#define LOAD_A_V(b, m, k) VEC_CONST(&LOAD_A(b, m, k))
 #endif
 #ifndef LOAD_B_V
-#define LOAD_B_V(b, k, n) VLOAD(0, &LOAD_B(b, k, n))
+#define LOAD_B_V(b, k, n) VEC_CONST(&LOAD_B(b, k, n))
 #endif
 // Statements that take the finished sum; STORE_V takes VW consecutive n.
 #ifndef STORE
 #define STORE(b, m, n, acc) C[((size_t)(b) * M + (m)) * N + (n)] = (acc)
 #endif
 #ifndef STORE_V
-#define STORE_V(b, m, n, acc) VSTORE(acc, 0, &C[((size_t)(b) * M + (m)) * N + (n)])
+#define STORE_V(b, m, n, acc) VEC_GLOBAL(&C[((size_t)(b) * M + (m)) * N + (n)]) = (acc)
 #endif
 // With SPLIT_K > 1: the sum of part s, into a scratch buffer [SPLIT_K, BATCH, M, N].
 #ifndef STORE_PART
@@ -142,7 +147,7 @@
 #endif
 #ifndef STORE_PART_V
 #define STORE_PART_V(s, b, m, n, acc) \
-    VSTORE(acc, 0, &C[(((size_t)(s) * BATCH + (b)) * M + (m)) * N + (n)])
+    VEC_GLOBAL(&C[(((size_t)(s) * BATCH + (b)) * M + (m)) * N + (n)]) = (acc)
 #endif
 
 #if SPLIT_K > 1
@@ -176,22 +181,22 @@ void KERNEL_NAME(PARAMS)
     const int n_blocks = (N + NB - 1) / NB;
     const int tiles = BATCH * SPLIT_K * m_blocks * n_blocks;
     const int first_tile = WORK_ID * TILES_PER_ITEM;
-    const int last_tile = min(first_tile + TILES_PER_ITEM, tiles);
+    const int last_tile = LESSER(first_tile + TILES_PER_ITEM, tiles);
 
     for (int tile = first_tile; tile < last_tile; ++tile) {
         const int n0 = tile % n_blocks * NB;
         const int m0 = tile / n_blocks % m_blocks * MB;
         const int split = tile / (n_blocks * m_blocks) % SPLIT_K;
         const int b = tile / (n_blocks * m_blocks) / SPLIT_K;
-        const int rows = min(MB, M - m0);
-        const int columns = min(NB, N - n0);
+        const int rows = LESSER(MB, M - m0);
+        const int columns = LESSER(NB, N - n0);
         const int k_part = (K + SPLIT_K - 1) / SPLIT_K;
         const int k_first = split * k_part;
-        const int k_last = min(K, k_first + k_part);
+        const int k_last = LESSER(K, k_first + k_part);
 
         int k0 = k_first;
         do {                           // once even where k is empty: its sum is zero
-            const int depth = max(0, min(KB, k_last - k0));
+            const int depth = k_last < k0 ? 0 : LESSER(KB, k_last - k0);
 
             // ---- pack A: a_block[m][k] = A(b, m0+m, k0+k)
 #if A_PACK
@@ -199,7 +204,7 @@ void KERNEL_NAME(PARAMS)
             for (int k = 0; k < depth; ++k) {
                 int m = 0;
                 for (; m + VW <= rows; m += VW)
-                    VSTORE(LOAD_A_V(b, m0 + m, k0 + k), 0, a_block + A_AT(m, k));
+                    VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
                 for (; m < rows; ++m)
                     a_block[A_AT(m, k)] = LOAD_A(b, m0 + m, k0 + k);
                 for (; m % MR != 0; ++m)
@@ -210,7 +215,7 @@ void KERNEL_NAME(PARAMS)
                 int k = 0;
 #if A_UNIT == 1
                 for (; k + VW <= depth; k += VW)
-                    VSTORE(LOAD_A_V(b, m0 + m, k0 + k), 0, a_block + A_AT(m, k));
+                    VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
 #endif
                 for (; k < depth; ++k)
                     a_block[A_AT(m, k)] = LOAD_A(b, m0 + m, k0 + k);
@@ -223,7 +228,7 @@ void KERNEL_NAME(PARAMS)
 
             for (int panel = 0; panel * NR < columns; ++panel) {
                 const int n1 = n0 + panel * NR;
-                const int width = min(NR, N - n1);
+                const int width = LESSER(NR, N - n1);
 
                 // ---- pack B: b_panel[k][n] = B(b, k0+k, n1+n)
 #if B_UNIT == 2
@@ -252,6 +257,12 @@ void KERNEL_NAME(PARAMS)
                         for (int v = 0; v < NV; ++v)
                             acc[i][v] = k0 == k_first ? (ACC_V)0 : parked[i * NV + v];
                     }
+#if !A_PACK
+                    int row[MR];       // rows beyond M repeat the last one and are not stored
+                    #pragma unroll
+                    for (int i = 0; i < MR; ++i)
+                        row[i] = LESSER(m0 + m + i, M - 1);
+#endif
                     for (int k = 0; k < depth; ++k) {
                         ACC_V bv[NV];
                         #pragma unroll
@@ -262,7 +273,7 @@ void KERNEL_NAME(PARAMS)
 #if A_PACK
                             const ACC_V av = (ACC_V)(a_block[A_AT(m + i, k)]);
 #else
-                            const ACC_V av = (ACC_V)(LOAD_A(b, min(m0 + m + i, M - 1), k0 + k));
+                            const ACC_V av = (ACC_V)(LOAD_A(b, row[i], k0 + k));
 #endif
                             #pragma unroll
                             for (int v = 0; v < NV; ++v)
@@ -289,7 +300,7 @@ void KERNEL_NAME(PARAMS)
                     PUT_V(b, m0 + m, n0 + n, c_block[at]);
                 } else
 #endif
-                for (int lane = 0; lane < min(VW, columns - n); ++lane) {
+                for (int lane = 0; lane < LESSER(VW, columns - n); ++lane) {
                     PUT(b, m0 + m, n0 + n + lane, ((const ACC_T *)c_block)[at * VW + lane]);
                 }
             }

@@ -16,6 +16,7 @@ from simplegrad.compiler.pipeline import Launch, Program
 from simplegrad.graph.node import Node
 from simplegrad.runtime import profile
 from simplegrad.runtime.device import Device
+from simplegrad.runtime.pool import Buffer
 
 
 class _Step:
@@ -63,15 +64,14 @@ class Plan:
                     value = bound[slot]
                     if value is None:
                         value = bound[slot] = allocate(sizes[slot])
-                    if value is not last[i]:
-                        kernel.set_arg(i, value)
-                        last[i] = value
+                    raw = value.raw if type(value) is Buffer else value
+                    if raw is not last[i]:
+                        kernel.set_arg(i, raw)
+                        last[i] = raw
                 device.launch(kernel, step.global_size, step.local_size)
                 profile.count_launch(device, step.launch)
                 for slot in step.release:
                     bound[slot] = None
-            for step in self.steps:  # arguments must not keep memory alive between runs
-                step.last = [v if isinstance(v, np.generic) else None for v in step.last]
         results = []
         for slot in self.program.results:
             if bound[slot] is None:

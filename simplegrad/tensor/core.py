@@ -20,7 +20,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
-from simplegrad.graph.node import Node, make, scalar, user_line
+from simplegrad.graph.node import Node, leaf, make, scalar, user_line
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.modes import mode
@@ -71,17 +71,18 @@ def _between(node: Node, inputs: Iterable[Node]) -> list[Node]:
 
 def detached(node: Node) -> Node:
     """Return a node of the same value through which no gradient flows."""
-    return make(ops.RESHAPE, (node,), node.shape) if node.tracks else node
+    if not node.tracks:
+        return node
+    if node.buffer is None:
+        return make(ops.RESHAPE, (node,), node.shape)
+    shared = leaf(ops.BUFFER, node.shape, node.dtype, None, node.device)
+    shared.buffer = node.buffer
+    return shared
 
 
 def find_device(device: Any) -> Any:
     """Return the device for a device, a selector such as ``"numpy"``, or None: the current one."""
-    if device is None:
-        return devices.current()
-    if isinstance(device, str):
-        with devices.use(device):
-            return devices.current()
-    return device
+    return devices.current() if device is None else devices.resolve(device)
 
 
 def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[np.ndarray, DType]:
@@ -103,9 +104,13 @@ def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[n
     return array.astype(dtype.numpy, copy=False), dtype
 
 
-def host_node(name: str, data: Any, device: Any, dtype: DType | None = None) -> Node:
-    """Return an untracked leaf with host data, as an operand beside tensors on `device`."""
-    array, dtype = host_array(name, data, dtype, keep=False)
+def host_node(
+    name: str, data: Any, device: Any, dtype: DType | None = None, keep: bool = False
+) -> Node:
+    """Return an untracked leaf with host data; zero-dimensional data is a kernel argument."""
+    array, dtype = host_array(name, data, dtype, keep)
+    if array.ndim == 0:
+        return number_node(name, array.item(), dtype, find_device(device))
     return execution.from_numpy(array, dtype, find_device(device))
 
 
@@ -219,13 +224,25 @@ def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return axes
 
 
+_UFUNCS = {op.numpy: op for op in ops.OPS.values() if isinstance(op.numpy, np.ufunc)}
+
+
+def _to_host(value: Any) -> Any:
+    if isinstance(value, Core):
+        return value.numpy()
+    if isinstance(value, (list, tuple)):
+        return type(value)([_to_host(v) for v in value])
+    if isinstance(value, dict):
+        return {k: _to_host(v) for k, v in value.items()}
+    return value
+
+
 class Core:
     """The state of a tensor and its ways to the host."""
 
     __slots__ = ("__weakref__", "_grad", "_node", "_unread")
     final: ClassVar[type[Tensor]]
     """The class `Tensor`, known once it is put together."""
-    __array_ufunc__ = None
     __array_priority__ = 1000
 
     _node: Node
@@ -246,8 +263,7 @@ class Core:
             dtype = dtype or dtypes.of(type(data))
             node = number_node("Tensor", data, dtype, find_device(device))
         else:
-            array, dtype = host_array("Tensor", data, dtype, keep=False)
-            node = execution.from_numpy(array, dtype, find_device(device))
+            node = host_node("Tensor", data, device, dtype)
         self._node = node
         self._grad = None
         node.holders += 1
@@ -306,9 +322,13 @@ class Core:
     # To the host --------------------------------------------------------------------------------
 
     @property
-    def data(self) -> Any:
-        """The values as an array of the device, computed now; NumPy and Matplotlib take it."""
-        return execution.device_array(self._node)
+    def data(self) -> Tensor:
+        """The values as an array of the device: computed now, a tensor without gradients.
+
+        NumPy and Matplotlib take it as it is.
+        """
+        execution.realize([self._node])
+        return wrap(detached(self._node))
 
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array (bfloat16 as float32), computed now."""
@@ -338,6 +358,17 @@ class Core:
         if copy:
             return np.array(array, dtype)
         return array if dtype is None else array.astype(dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        """Let NumPy's ufuncs give tensors where there is such an operation, else host arrays."""
+        op = _UFUNCS.get(ufunc)
+        if method == "__call__" and op is not None and not kwargs:
+            return self._ufunc(op, inputs)
+        return getattr(ufunc, method)(*_to_host(inputs), **_to_host(kwargs))
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """Let NumPy's functions read tensors; they give host arrays."""
+        return function(*_to_host(args), **_to_host(kwargs))
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return sys.modules[__name__.split(".", 1)[0]]

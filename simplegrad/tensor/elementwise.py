@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _OPERANDS = (Core, bool, int, float, np.ndarray, np.generic, list, tuple)
 _BOOL_OPS = {ops.ADD: ops.OR, ops.MUL: ops.AND}
 _MAX_CHAINS = 10_000
+_NAMES = {"invert": "bitwise_invert"}
 _chains: dict[Spec, tuple[Kind, Kind, Kind] | None] = {}
 
 
@@ -220,6 +221,11 @@ class Elementwise(Core):
     __gt__, __ge__ = _operator(ops.GREATER), _operator(ops.GREATER_EQUAL)
     __hash__ = object.__hash__
     __neg__, __abs__, __round__ = neg, abs, round
+
+    def _ufunc(self, op: Op, inputs: tuple[Any, ...]) -> Any:
+        if op.arity == 2:
+            return binary(op, *inputs)
+        return getattr(self, _NAMES.get(op.name, op.name))()
 
     def __pos__(self) -> Tensor:
         return wrap(self._node)

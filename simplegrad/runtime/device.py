@@ -1,0 +1,68 @@
+"""The fixed interface of a device, and what the compiler must know of one."""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from simplegrad.dtypes import DType
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a device can do; bytes unless said otherwise."""
+
+    max_parameter_bytes: int
+    max_work_group: int
+    """Work-items per work-group."""
+    local_bytes: int
+    compute_units: int
+    max_alloc_bytes: int
+    global_bytes: int
+    vector_width: int
+    """float32 lanes of a register."""
+    fp64: bool
+
+
+class Device(ABC):
+    """A device that runs kernels; `name` is its selector, `identity` part of every cache key."""
+
+    name: str
+    kind: str
+    identity: str
+    limits: Limits
+    lock: threading.RLock
+    on_launch: Callable[[Any], None] | None
+
+    @abstractmethod
+    def allocate(self, nbytes: int) -> Any:
+        """Return a buffer of at least `nbytes` bytes; raises `OutOfMemory`."""
+
+    @abstractmethod
+    def from_host(self, array: Any, dtype: DType) -> Any:
+        """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
+
+    @abstractmethod
+    def to_host(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
+        """Return a NumPy copy of a buffer (bfloat16 as float32), once all work before is done."""
+
+    @abstractmethod
+    def compile(self, source: str, options: tuple[str, ...] = ()) -> Any:
+        """Return a program with a method ``kernel(name)``; raises `BuildError`."""
+
+    @abstractmethod
+    def launch(
+        self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
+    ) -> None:
+        """Enqueue a kernel whose arguments are set."""
+
+    @abstractmethod
+    def synchronize(self) -> None:
+        """Wait until everything enqueued is done."""
+
+    @abstractmethod
+    def memory_stats(self) -> dict[str, int]:
+        """Return ``in_use_bytes``, ``held_bytes`` and ``peak_bytes``."""

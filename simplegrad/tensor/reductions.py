@@ -1,0 +1,189 @@
+"""Reductions over any axes, and cumulative sums."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from simplegrad import dtypes, ops
+from simplegrad.dtypes import DType
+from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.graph import build
+from simplegrad.graph.infer import Shape
+from simplegrad.graph.node import Node, make
+from simplegrad.ops import Op
+from simplegrad.tensor.core import lift, normalize_axes, normalize_axis
+from simplegrad.tensor.modes import no_grad
+from simplegrad.tensor.views import Views
+
+if TYPE_CHECKING:
+    from simplegrad.tensor.tensor import Tensor
+
+
+def _summed(dtype: DType, given: Any) -> DType:
+    """Return the dtype of a sum: small integers widen to 64 bits, as the array API has it."""
+    if given is not None:
+        return dtypes.of(given)
+    if dtype.is_float:
+        return dtype
+    return dtypes.uint64 if dtype.kind == "u" else dtypes.int64
+
+
+def _kept(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
+    return tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes)
+
+
+class Reductions(Views):
+    """Reductions; `axis` is None for all axes, an integer or a tuple."""
+
+    __slots__ = ()
+
+    def _reduce(self, op: Op, x: Node, axis: Any, keepdims: bool) -> Tensor:
+        axes = normalize_axes(op.name, axis, self.ndim)
+        return lift(build.reduce(op, x, axes, keepdims), self._node)
+
+    def sum(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+        """Return the sum; bools and integers add up in 64 bits unless `dtype` says otherwise.
+
+        >>> import simplegrad as sg
+        >>> sg.arange(6).reshape(2, 3).sum(axis=1)
+        Tensor([ 3, 12], dtype=int64)
+        """
+        x = build.cast(self._node, _summed(self.dtype, dtype))
+        return self._reduce(ops.SUM, x, axis, keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
+        """Return the product; bools and integers multiply in 64 bits, as with `sum`."""
+        x = build.cast(self._node, _summed(self.dtype, dtype))
+        return self._reduce(ops.PROD, x, axis, keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return the greatest element; NaN wins. An axis of extent 0 is an error."""
+        return self._reduce(ops.MAX, self._node, axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return the smallest element; NaN wins. An axis of extent 0 is an error."""
+        return self._reduce(ops.MIN, self._node, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return the mean as a float; half floats are averaged in float32."""
+        axes = normalize_axes("mean", axis, self.ndim)
+        x = self._wide()
+        return lift(build.cast(_mean(x, axes, keepdims), self._float()), self._node)
+
+    def var(
+        self, axis: Any = None, keepdims: bool = False, correction: int | float = 0
+    ) -> Tensor:
+        """Return the mean squared distance from the mean, over n - `correction`."""
+        axes = normalize_axes("var", axis, self.ndim)
+        x = self._wide()
+        far = build.apply(ops.SUB, x, _mean(x, axes, True))
+        square = make(ops.MUL, (far, far))
+        return lift(
+            build.cast(_mean(square, axes, keepdims, correction), self._float()), self._node
+        )
+
+    def std(
+        self, axis: Any = None, keepdims: bool = False, correction: int | float = 0
+    ) -> Tensor:
+        """Return the square root of `var`."""
+        return self.var(axis, keepdims, correction).sqrt()
+
+    def _float(self) -> DType:
+        return self.dtype if self.dtype.is_float else dtypes.default_float()
+
+    def _wide(self) -> Node:
+        dtype = self._float()
+        return build.cast(self._node, dtypes.float32 if dtype.itemsize == 2 else dtype)
+
+    def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Return the int64 index of the first greatest element; NaN counts as the greatest."""
+        return self._arg(ops.ARGMAX, axis, keepdims)
+
+    def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
+        """Return the int64 index of the first smallest element; NaN counts as the smallest."""
+        return self._arg(ops.ARGMIN, axis, keepdims)
+
+    def _arg(self, op: Op, axis: int | None, keepdims: bool) -> Tensor:
+        if axis is None:
+            flat = build.reshape(self._node, (self.size,))
+            node = build.reshape(make(op, (flat,), (0,)), (1,) * self.ndim if keepdims else ())
+            return lift(node, self._node)
+        return self._reduce(op, self._node, normalize_axis(op.name, axis, self.ndim), keepdims)
+
+    def any(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return whether one element is true (not 0); of none, False."""
+        return self._truth("any", ops.MAX, False, axis, keepdims)
+
+    def all(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return whether all elements are true (not 0); of none, True."""
+        return self._truth("all", ops.MIN, True, axis, keepdims)
+
+    def _truth(self, name: str, op: Op, empty: bool, axis: Any, keepdims: bool) -> Tensor:
+        axes = normalize_axes(name, axis, self.ndim)
+        x = build.cast(self._node, dtypes.bool_)
+        if any(self.shape[a] == 0 for a in axes):
+            shape = _kept(self.shape, axes, keepdims)
+            return lift(build.full(empty, shape, dtypes.bool_, x.device), self._node)
+        return lift(build.reduce(op, x, axes, keepdims), self._node)
+
+    def count_nonzero(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return how many elements are not 0, as int64."""
+        return self.cast(dtypes.bool_).sum(axis, keepdims)
+
+    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        """Return log(sum(exp(x))) without overflow."""
+        x: Any = self.cast(self._float())
+        with no_grad():  # the shift cancels out, so its gradient is zero
+            top = x.max(axis, True)
+            top = (top.isinf()).where(0.0, top)
+        total = x.sub(top).exp().sum(axis, True).log().add(top)
+        if keepdims:
+            return total  # type: ignore[no-any-return]
+        axes = normalize_axes("logsumexp", axis, self.ndim)
+        return total.reshape(_kept(self.shape, axes, False))  # type: ignore[no-any-return]
+
+    def cumsum(
+        self, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+    ) -> Tensor:
+        """Return running sums along `axis`; None: of the flat array. Integers as with `sum`.
+
+        `include_initial` puts a 0 in front.
+        """
+        if axis is None:
+            return self.flatten().cumsum(0, dtype, include_initial)
+        axis = normalize_axis("cumsum", axis, self.ndim)
+        x = build.cast(self._node, _summed(self.dtype, dtype))
+        if x.dtype.kind == "b":
+            raise DTypeError("cumsum: bools do not add up; leave dtype out for int64")
+        if include_initial:
+            widths = [(1 if a == axis else 0, 0, 0) for a in range(self.ndim)]
+            x = build.pad(x, widths)
+        return lift(make(ops.CUMSUM, (x,), axis), self._node)
+
+    def cumulative_sum(
+        self, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+    ) -> Tensor:
+        """Return running sums; the array API's name of `cumsum`."""
+        if axis is None and self.ndim != 1:
+            raise ShapeError(f"cumulative_sum: shape {self.shape} needs an axis")
+        return self.cumsum(0 if axis is None else axis, dtype, include_initial)
+
+    def diff(self, axis: int = -1) -> Tensor:
+        """Return the differences of neighbours along `axis`."""
+        axis = normalize_axis("diff", axis, self.ndim)
+        n, whole = self.shape[axis], [(0, m, 1) for m in self.shape]
+        late, early = list(whole), list(whole)
+        late[axis], early[axis] = (min(1, n), max(n - 1, 0), 1), (0, max(n - 1, 0), 1)
+        x = self._node
+        node = make(ops.SUB, (build.slice_(x, late), build.slice_(x, early)))
+        return lift(node, x)
+
+
+def _mean(
+    x: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0
+) -> Node:
+    count = 1
+    for axis in axes:
+        count *= x.shape[axis]
+    total = build.reduce(ops.SUM, x, axes, keepdims)
+    return build.apply(ops.DIV, total, build.number(max(count - correction, 0), total))
