@@ -68,7 +68,7 @@
 #define MB 96         // rows of C a work-item computes, a multiple of MR
 #endif
 #ifndef NB
-#define NB 64         // columns of C a work-item computes, a multiple of NV*VW
+#define NB 128        // columns of C a work-item computes, a multiple of NV*VW
 #endif
 #ifndef A_PACK
 #define A_PACK 1      // 0: read LOAD_A in the inner loop; for plain loads and small M*K only
@@ -231,16 +231,44 @@ void KERNEL_NAME(PARAMS)
                 const int width = LESSER(NR, N - n1);
 
                 // ---- pack B: b_panel[k][n] = B(b, k0+k, n1+n)
+                int k_done = 0;
 #if B_UNIT == 2
-                if (width == NR) {
-                    for (int k = 0; k < depth; ++k) {
+                for (; width == NR && k_done < depth; ++k_done) {
+                    #pragma unroll
+                    for (int v = 0; v < NV; ++v)
+                        b_panel[k_done * NV + v] = LOAD_B_V(b, k0 + k_done, n1 + v * VW);
+                }
+#elif B_UNIT == 1
+                // VW x VW blocks, transposed in registers: interleaving the rows' upper half
+                // with their lower half rotates the bits of (row, lane) by one; log2(VW) times
+                // exchanges row and lane.
+                for (; width == NR && k_done + VW <= depth; k_done += VW) {
+                    for (int v = 0; v < NV; ++v) {
+                        ACC_V x[VW];
+                        ACC_V y[VW];
                         #pragma unroll
-                        for (int v = 0; v < NV; ++v)
-                            b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
+                        for (int i = 0; i < VW; ++i)
+                            x[i] = LOAD_B_V(b, k0 + k_done, n1 + v * VW + i);
+                        #pragma unroll
+                        for (int bits = 1; bits < VW; bits *= 2) {
+                            #pragma unroll
+                            for (int i = 0; i < VW / 2; ++i) {
+                                y[2 * i].even = x[i].lo;
+                                y[2 * i].odd = x[i + VW / 2].lo;
+                                y[2 * i + 1].even = x[i].hi;
+                                y[2 * i + 1].odd = x[i + VW / 2].hi;
+                            }
+                            #pragma unroll
+                            for (int i = 0; i < VW; ++i)
+                                x[i] = y[i];
+                        }
+                        #pragma unroll
+                        for (int i = 0; i < VW; ++i)
+                            b_panel[(k_done + i) * NV + v] = x[i];
                     }
-                } else
+                }
 #endif
-                for (int k = 0; k < depth; ++k) {
+                for (int k = k_done; k < depth; ++k) {
                     int n = 0;
                     for (; n < width; ++n)
                         b_lanes[k * NR + n] = LOAD_B(b, k0 + k, n1 + n);

@@ -81,7 +81,7 @@ def _name(group: Group) -> str:
     names = [m.op.name for m in group.members]
     if group.contraction:
         names[0] = "einsum"
-    return "_".join(dict.fromkeys(names))[:48]
+    return "k_" + "_".join(dict.fromkeys(names))[:48]  # not a built-in function's name
 
 
 def signature(group: Group, roots: frozenset[int]) -> tuple[tuple[Any, ...], list[Node]]:

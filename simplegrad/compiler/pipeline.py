@@ -250,7 +250,8 @@ class _Placer:
 
     def launch(self, lowered: Sequence[Lowered], bodies: Sequence[Body]) -> None:
         """Add one launch of several bodies."""
-        name = "_".join(dict.fromkeys(low.kernel.name for low in lowered))[:60]
+        names = dict.fromkeys(low.kernel.name.removeprefix("k_") for low in lowered)
+        name = "k_" + "_".join(names)[:60]
         source = assemble(name, bodies)
         slots = tuple(self.slot(lowered[b].nodes[a]) for b, a in source.args)
         read = written = 0

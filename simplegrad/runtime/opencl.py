@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -180,7 +181,9 @@ class OpenCLDevice(Device):
         program_cache.counters.compiles += 1
         program = self._cl.Program(self.context, source)
         try:
-            program = program.build(options=list(options), cache_dir=False)
+            with warnings.catch_warnings():  # a log without an error is the driver's small talk
+                warnings.simplefilter("ignore", self._cl.CompilerWarning)
+                program = program.build(options=list(options), cache_dir=False)
         except self._cl.Error as error:
             raise BuildError(_build_message(self.name, source, str(error))) from error
         if not self._own_cache:

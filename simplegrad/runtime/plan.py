@@ -28,7 +28,8 @@ class _Step:
         self.launch, self.kernel = launch, kernel
         self.slots = list(enumerate(launch.slots))
         self.last: list[Any] = [None] * len(launch.slots)
-        self.global_size, self.local_size = launch.source.global_size, launch.source.local_size
+        self.global_size = (launch.source.global_size,)
+        self.local_size = (launch.source.local_size,)
         self.release = launch.release
 
 

@@ -45,28 +45,34 @@ def wrap(node: Node) -> Tensor:
 
 def lift(node: Node, *inputs: Node) -> Tensor:
     """Return a tensor on a node freshly built over `inputs`; new nodes get line and tracking."""
-    if not any(node is i for i in inputs):
-        tracking = mode.grad and any([i.tracks for i in inputs])
-        for new in _between(node, inputs):
-            new.line = user_line() if new is node else None
-            if tracking and new.op.differentiable and new.dtype.is_float:
-                new.tracks = any([s.tracks for s in new.srcs])
+    for source in inputs:
+        if node is source:
+            return wrap(node)
+    node.line = user_line()
+    if mode.grad:
+        for source in inputs:
+            if source.tracks:
+                _mark(node, inputs)
+                break
     return wrap(node)
 
 
-def _between(node: Node, inputs: Iterable[Node]) -> list[Node]:
-    """Return the nodes from `inputs` (left out) up to `node`, operands first."""
+def _mark(node: Node, inputs: Iterable[Node]) -> None:
+    """Let the nodes between `inputs` and `node` track where an operand of theirs does."""
     seen = {id(i) for i in inputs}
-    order: list[Node] = []
     stack: list[Node | None] = [node]
     while stack:
         current = stack.pop()
-        if current is None:
-            order.append(stack.pop())  # type: ignore[arg-type]
-        elif id(current) not in seen:
+        if current is None:  # the operands of the next one are done
+            ready: Any = stack.pop()
+            if ready.kind.op.differentiable and ready.kind.spec.dtype.is_float:
+                for source in ready.srcs:
+                    if source.tracks:
+                        ready.tracks = True
+                        break
+        elif current.srcs and id(current) not in seen:
             seen.add(id(current))
             stack += (current, None, *current.srcs)
-    return order
 
 
 def detached(node: Node) -> Node:
@@ -97,7 +103,7 @@ def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[n
                 f"{name}: data of NumPy dtype {array.dtype} is not numbers; "
                 "convert it to bool, integers or floats first"
             )
-        dtype = dtypes.of(array.dtype)
+        dtype = dtypes.of(array.dtype.name)
         default = dtype is dtypes.float64 or array.size == 0 and not hasattr(data, "dtype")
         if default and dtype.is_float and not keep:
             dtype = dtypes.default_float()
@@ -224,7 +230,11 @@ def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     return axes
 
 
-_UFUNCS = {op.numpy: op for op in ops.OPS.values() if isinstance(op.numpy, np.ufunc)}
+_UFUNCS = {op.numpy: op.name for op in ops.OPS.values() if isinstance(op.numpy, np.ufunc)}
+_UFUNCS |= {np.invert: "bitwise_invert", np.matmul: "__matmul__", np.square: "square"}
+_UFUNCS |= {np.logical_and: "logical_and", np.logical_or: "logical_or"}
+_UFUNCS |= {np.logical_xor: "logical_xor", np.logical_not: "logical_not"}
+"""Names of methods (or of operations with two operands) by NumPy ufunc."""
 
 
 def _to_host(value: Any) -> Any:
@@ -361,9 +371,9 @@ class Core:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Let NumPy's ufuncs give tensors where there is such an operation, else host arrays."""
-        op = _UFUNCS.get(ufunc)
-        if method == "__call__" and op is not None and not kwargs:
-            return self._ufunc(op, inputs)
+        name = _UFUNCS.get(ufunc)
+        if method == "__call__" and name is not None and not kwargs:
+            return self._ufunc(name, inputs)
         return getattr(ufunc, method)(*_to_host(inputs), **_to_host(kwargs))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:

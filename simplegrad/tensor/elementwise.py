@@ -16,7 +16,7 @@ from simplegrad.errors import DTypeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Kind, Node, Spec, make, user_line
 from simplegrad.ops import Op
-from simplegrad.tensor.core import Core, common, lift, number_node, same_device, wrap
+from simplegrad.tensor.core import Core, as_tensor, common, lift, number_node, same_device, wrap
 from simplegrad.tensor.modes import mode
 
 if TYPE_CHECKING:
@@ -25,26 +25,31 @@ if TYPE_CHECKING:
 _OPERANDS = (Core, bool, int, float, np.ndarray, np.generic, list, tuple)
 _BOOL_OPS = {ops.ADD: ops.OR, ops.MUL: ops.AND}
 _MAX_CHAINS = 10_000
-_NAMES = {"invert": "bitwise_invert"}
-_chains: dict[Spec, tuple[Kind, Kind, Kind] | None] = {}
+_chains: dict[Spec, tuple[Kind, ...]] = {}
 
 
 def spread(value: bool | int | float, like: Node, name: str) -> Node:
-    """Return a user's number with the shape, dtype and device of `like`."""
-    spec = like.kind.spec
+    """Return a user's number with the shape, dtype and device of `like`, a kernel argument."""
+    spec, device = like.kind.spec, like.device
+    dtype = spec.dtype
     kinds = _chains.get(spec)
-    top = number_node(name, value, spec.dtype, like.device)
-    if not spec.shape:
-        return top
-    if kinds is None:  # the three kinds are looked up once a shape, not once an operation
-        node = build.broadcast_to(top, spec.shape)
-        if node.srcs and node.srcs[0].srcs:
-            if len(_chains) > _MAX_CHAINS:
-                _chains.clear()
-            _chains[spec] = (top.kind, node.srcs[0].kind, node.kind)
+    if kinds is None:  # the kinds are looked up once a shape, not once an operation
+        node = build.broadcast_to(number_node(name, value, dtype, device), spec.shape)
+        chain = [node]
+        while chain[0].srcs:
+            chain.insert(0, chain[0].srcs[0])
+        if len(_chains) > _MAX_CHAINS:
+            _chains.clear()
+        _chains[spec] = tuple([n.kind for n in chain])
         return node
-    device = like.device
-    return Node(kinds[2], (Node(kinds[1], (top,), device),), device)
+    if dtype.is_float:
+        node = Node(kinds[0], (), device)
+        node.value = float(value)
+    else:
+        node = number_node(name, value, dtype, device)
+    for kind in kinds[1:]:
+        node = Node(kind, (node,), device)
+    return node
 
 
 def binary(op: Op, a: Any, b: Any, kinds: str | None = None) -> Tensor:
@@ -93,6 +98,9 @@ def _fast(op: Op, reflected: bool, strict: bool) -> Callable[[Any, Any], Tensor]
                 if y.kind.spec is spec and y.device is x.device:
                     node = make(op, (y, x) if reflected else (x, y))
                     return _finish(node, differentiable and (x.tracks or y.tracks))
+                if y.kind.spec.dtype is spec.dtype and y.device is x.device:
+                    node = build.apply(op, y, x) if reflected else build.apply(op, x, y)
+                    return lift(node, x, y)
             elif type(other) is float and spec.dtype.is_float or type(other) is int:
                 y = spread(other, x, op.name)
                 node = make(op, (y, x) if reflected else (x, y))
@@ -222,10 +230,12 @@ class Elementwise(Core):
     __hash__ = object.__hash__
     __neg__, __abs__, __round__ = neg, abs, round
 
-    def _ufunc(self, op: Op, inputs: tuple[Any, ...]) -> Any:
-        if op.arity == 2:
+    def _ufunc(self, name: str, inputs: tuple[Any, ...]) -> Tensor:
+        op = ops.OPS.get(name)
+        if op is not None and op.arity == 2:
             return binary(op, *inputs)
-        return getattr(self, _NAMES.get(op.name, op.name))()
+        first = as_tensor(inputs[0], self._node.device)
+        return getattr(first, name)(*inputs[1:])  # type: ignore[no-any-return]
 
     def __pos__(self) -> Tensor:
         return wrap(self._node)

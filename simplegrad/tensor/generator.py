@@ -104,8 +104,7 @@ default = Bits()
 
 def of(generator: Any) -> Bits:
     """Return the given generator, or the default one."""
-    if generator is None:
-        return default
-    if not isinstance(generator, Bits):
+    bits = default if generator is None else getattr(generator, "bits", None)
+    if not isinstance(bits, Bits):
         raise DTypeError(f"random: {generator!r} is not a simplegrad.random.Generator")
-    return generator
+    return bits

@@ -1,0 +1,119 @@
+"""simplegrad: a lazy array engine with autograd that compiles to fused OpenCL C kernels.
+
+>>> import simplegrad as sg
+>>> x = sg.Tensor([1.0, 2.0, 3.0])
+>>> (x * x).sum()
+Tensor(14., dtype=float32)
+"""
+
+from __future__ import annotations
+
+import contextlib as _contextlib
+import math as _math
+from typing import Any as _Any
+
+from simplegrad import errors, ops, random, settings
+from simplegrad.dtypes import (
+    DType,
+    bfloat16,
+    default_float,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    set_default_float,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from simplegrad.dtypes import bool_ as bool
+from simplegrad.errors import (
+    AutogradError,
+    BuildError,
+    DeviceError,
+    DriverNotFound,
+    DTypeError,
+    DTypeNotSupported,
+    IndexOutOfRange,
+    OutOfMemory,
+    ShapeError,
+    SimplegradError,
+    UnsupportedOp,
+)
+from simplegrad.optim import SGD, Adam, AdamW, RMSprop
+from simplegrad.runtime import explain as _explain
+from simplegrad.runtime import realize as _execution
+from simplegrad.runtime.devices import available as devices
+from simplegrad.runtime.devices import use as device
+from simplegrad.runtime.profile import Profile
+from simplegrad.tensor.contraction import einsum, matmul
+from simplegrad.tensor.creation import (
+    arange,
+    asarray,
+    broadcast_arrays,
+    empty,
+    empty_like,
+    eye,
+    full,
+    full_like,
+    linspace,
+    meshgrid,
+    ones,
+    ones_like,
+    tril,
+    triu,
+    zeros,
+    zeros_like,
+)
+from simplegrad.tensor.differentiation import grad, value_and_grad
+from simplegrad.tensor.elementwise import where
+from simplegrad.tensor.functions import (
+    FUNCTIONS as _FUNCTIONS,
+)
+from simplegrad.tensor.functions import (
+    can_cast,
+    finfo,
+    iinfo,
+    isdtype,
+    result_type,
+    unstack,
+)
+from simplegrad.tensor.indexing import scatter_add
+from simplegrad.tensor.modes import no_grad
+from simplegrad.tensor.tensor import Tensor
+from simplegrad.tensor.views import concat, stack
+
+__version__ = "0.1.0"
+__array_api_version__ = "2025.12"
+
+e, inf, nan, pi = _math.e, _math.inf, _math.nan, _math.pi
+newaxis = None
+
+globals().update(_FUNCTIONS)
+
+
+def realize(*tensors: Tensor) -> None:
+    """Compute tensors together, without waiting for the end."""
+    _execution.realize([t._node for t in tensors])
+
+
+def synchronize() -> None:
+    """Wait until the device in force is idle."""
+    _execution.synchronize()
+
+
+def explain(*tensors: Tensor) -> str:
+    """Return the kernels that would compute these tensors, why they are cut as they are, and C."""
+    return _explain.explain([t._node for t in tensors])
+
+
+def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:
+    """Switch fusion on or off inside a ``with`` block; off: one kernel per operation."""
+    return settings.override(fusion=on)
+
+
+__all__ = [n for n in globals() if not n.startswith("_") and n not in ("annotations",)]

@@ -1,0 +1,102 @@
+"""Bodies side by side in one kernel: independent work shares one launch.
+
+Each body takes a range of the work-groups. The text depends on nothing but the bodies, in their
+order: equal input gives equal text, whatever the hash seed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simplegrad.compiler.access import parameter
+from simplegrad.compiler.emit import Body
+
+_WORD = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One program of one kernel, and how to launch it."""
+
+    text: str
+    kernel_name: str
+    global_size: int
+    local_size: int
+    args: tuple[tuple[int, int], ...]
+    """(body number, argument number) of each parameter, in order."""
+
+
+def assemble(name: str, bodies: Sequence[Body]) -> Source:
+    """Return the kernel that does the work of all bodies; these write nothing others touch."""
+    name = re.sub(r"\W", "_", name)
+    name = name if name[:1].isalpha() else f"k_{name}"
+    names = _argument_names(name, bodies)
+    local_size = max(body.group_size for body in bodies)
+    assert all(body.group_size in (1, local_size) for body in bodies), "work-group sizes differ"
+    params = [
+        parameter(names[b][a], arg.role, arg.dtype)
+        for b, body in enumerate(bodies)
+        for a, arg in enumerate(body.args)
+    ]
+    lines = [f"// {body.comment or body.name}" for body in bodies]
+    if any(arg.dtype.compute == "double" for body in bodies for arg in body.args):
+        lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
+    for helper in dict.fromkeys(h for body in bodies for h in body.helpers):
+        lines += ["", *helper.split("\n")]
+    lines += ["", f"__attribute__((reqd_work_group_size({local_size}, 1, 1)))"]
+    lines += [f"__kernel void {name}(", *_listed(params), ") {"]
+    if local_size > 1:
+        lines.append("  const int item = get_local_id(0);")
+    local = max(body.local_bytes for body in bodies)
+    if local:
+        lines.append(f"  __local long shared[{(local + 7) // 8}];")
+        lines.append("  __local char *const scratch = (__local char *)shared;")
+    first = 0
+    for body, own in zip(bodies, names, strict=True):
+        lines += _placed(body, own, first, len(bodies) == 1)
+        first += body.groups
+    lines.append("}")
+    args = tuple((b, a) for b, body in enumerate(bodies) for a in range(len(body.args)))
+    return Source("\n".join(lines) + "\n", name, first * local_size, local_size, args)
+
+
+def _listed(params: list[str]) -> list[str]:
+    return [f"    {p}{',' if i + 1 < len(params) else ''}" for i, p in enumerate(params)]
+
+
+def _placed(body: Body, names: list[str], first: int, alone: bool) -> list[str]:
+    def named(match: re.Match[str]) -> str:
+        return names[int(match.group(1))]
+
+    id_line = "const int id = get_group_id(0);"
+    if first:
+        id_line = f"const int id = (int)get_group_id(0) - {first};"
+    lines = [id_line, *[re.sub(r"\$(\d+)", named, line) for line in body.lines]]
+    if alone:
+        return ["  " + line for line in lines]
+    last = first + body.groups
+    test = f"(get_group_id(0) >= {first} && get_group_id(0) < {last})"
+    return [f"  if {test} {{  // {body.name}", *["    " + line for line in lines], "  }"]
+
+
+def _argument_names(kernel_name: str, bodies: Sequence[Body]) -> list[list[str]]:
+    """Return a C name for every argument, unique in the kernel and unlike its other words."""
+    taken = {kernel_name, "item", "id", "scratch", "shared", "lane", "half", "kernel", "global"}
+    for body in bodies:
+        for line in (*body.lines, *body.helpers):
+            taken.update(_WORD.findall(line))
+    names: list[list[str]] = []
+    for body in bodies:
+        own = []
+        for arg in body.args:
+            base = re.sub(r"\W", "_", arg.name)
+            base = base if base[:1].isalpha() else f"a{base}"
+            name, number = base, 1
+            while name in taken:
+                number, name = number + 1, f"{base}{number}"
+            taken.add(name)
+            own.append(name)
+        names.append(own)
+    return names

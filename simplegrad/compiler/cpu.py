@@ -1,0 +1,488 @@
+"""CPU family: one work-item a strip, explicit vectors along one lane axis, no barriers.
+
+Three forms, by where the lane axis lies:
+
+    columns   an outer axis, few reduced elements: for each vector of results, everything that
+              is reduced into it, in registers (plain elementwise kernels are this form)
+    strips    an outer axis, many reduced elements: accumulators of a strip of results stand in a
+              private array, and the rows above the strip are streamed
+    rows      a reduce axis: several vector accumulators run along it and are folded at the end
+
+Without a lane axis the form is `columns` with scalars. A work-item takes a run of consecutive
+units; a unit is a point of some outer axes and, where these are few, a block of the lane axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from simplegrad.compiler import accumulate
+from simplegrad.compiler.axes import (
+    Stage,
+    choose_lane,
+    cost,
+    kept_values,
+    merge_axes,
+    size,
+    stages,
+)
+from simplegrad.compiler.ctext import splat, vector
+from simplegrad.compiler.emit import Body, Emitter, Kept, Target
+from simplegrad.compiler.index import Index, Var, flatten
+from simplegrad.compiler.kernel import Kernel, Value
+
+_MIN_WORK = 1 << 14
+"""Elements worth a work-item of their own."""
+_PER_UNIT = 8
+"""Work-items per compute unit, so that a slow one does not hold up the rest."""
+_FEW = 16
+"""Reduced elements up to which `columns` beats `strips`."""
+_STRIP = 1024
+"""Most results of a strip: 4 KiB of float accumulators, rows read in runs of as much."""
+_MOST_KEPT = 8192
+"""Elements of a row up to which a dear value is kept in a private array."""
+
+
+def render(kernel: Kernel, target: Target) -> Body:
+    """Return the OpenCL C of one kernel for a CPU."""
+    return _Renderer(merge_axes(kernel), target).body()
+
+
+@dataclass
+class _Accumulator:
+    """The C variables of one reduction: `vectors` of them, and one for what is left over."""
+
+    vectors: list[list[str]]
+    scalar: list[str]
+
+
+class _Renderer:
+    def __init__(self, kernel: Kernel, target: Target) -> None:
+        self.kernel, self.target = kernel, target
+        self.e = Emitter(kernel)
+        self.int_type = self.e.int_type
+        self.stages, self.outer_outputs = stages(kernel, self.e.deps)
+        self.lane = choose_lane(kernel, self.e.deps, target.vector_width)
+        if self.lane in kernel.reduce and self.lane is not kernel.reduce[-1]:
+            # Along another axis positions would not come in rising order.
+            if any(accumulate.is_position(r) for r in kernel.reductions):
+                self.lane = None
+        self.width = self._width()
+        reduced = size(kernel.reduce)
+        if self.lane in kernel.reduce:
+            self.form = "rows"
+        elif self.lane is not None and self.stages and reduced > _FEW:
+            self.form = "strips"
+        else:
+            self.form = "columns"
+
+    def _width(self) -> int:
+        """Return the lanes: a register of 4-byte numbers, less for a short axis."""
+        if self.lane is None:
+            return 1
+        return 1 << (min(self.lane.extent, self.target.vector_width).bit_length() - 1)
+
+    # Units of work --------------------------------------------------------------------------------
+
+    def body(self) -> Body:
+        """Return the finished body."""
+        kernel, lane = self.kernel, self.lane
+        work = size((*kernel.outer, *kernel.reduce))
+        wanted = max(1, min(_PER_UNIT * self.target.compute_units, work // _MIN_WORK))
+        free = [v for v in kernel.outer if v is not lane]
+        # The fewest leading axes that give enough units; the others are loops inside.
+        unit_axes: list[Var] = []
+        while free and (size(unit_axes) < 4 * wanted or not unit_axes) and wanted > 1:
+            unit_axes.append(free.pop(0))
+        block, blocks = self._blocks(size(unit_axes), wanted)
+        units = size(unit_axes) * blocks
+        groups = max(1, min(wanted, units))
+        chunk = math.ceil(units / groups) if units else 1
+        groups = max(1, math.ceil(units / chunk))
+        depth = self._open_units(unit_axes, blocks, units, chunk, groups)
+        for var in free:
+            self._open_loop(var, "0", str(var.extent))
+        begin, end = "0", str(lane.extent if lane else 1)
+        if blocks > 1:
+            begin, end = self.e.fresh("begin"), self.e.fresh("end")
+            self.e.line(f"const {self.int_type} {begin} = unit % {blocks} * {block};")
+            self.e.line(f"const {self.int_type} {end} = {self._min(begin, block, lane)};")
+        getattr(self, f"_{self.form}")(begin, end, block, blocks)
+        for _ in range(depth + len(free)):
+            self.e.close()
+        return Body(
+            kernel.name, self.e.finish(), tuple(self.e.helpers), kernel.args, groups, 1,
+            comment=self._comment(),
+        )  # fmt: skip
+
+    def _min(self, begin: str, block: int, lane: Var | None) -> str:
+        extent = lane.extent if lane else 1
+        return f"min({begin} + {block}, ({self.int_type}){extent})"
+
+    def _blocks(self, units: int, wanted: int) -> tuple[int, int]:
+        """Return the length and number of the parts that an outer lane axis is cut into."""
+        lane = self.lane
+        if lane is None or self.form == "rows" or lane.extent == 0:
+            return (lane.extent if lane else 1), 1
+        pieces = math.ceil(wanted / max(units, 1)) if units < wanted else 1
+        block = math.ceil(lane.extent / pieces)
+        if self.form == "strips":
+            block = min(block, _STRIP)
+        if block < lane.extent:
+            step = self.width * 4 if block >= self.width * 16 else self.width
+            block = math.ceil(block / step) * step
+        return block, max(1, math.ceil(lane.extent / block))
+
+    def _open_units(
+        self, axes: list[Var], blocks: int, units: int, chunk: int, groups: int
+    ) -> int:
+        """Open the loop over a work-item's units; return the number of scopes opened."""
+        depth, e = 0, self.e
+        if units <= 1 and groups == 1:
+            for var in axes:
+                e.bind(var, "0")
+            if units == 0:
+                e.open("for (int unit = 0; unit < 0; ++unit)")
+            return int(units == 0)
+        if chunk == 1:
+            e.line(f"const {self.int_type} unit = id;")
+        else:
+            first = f"{self.int_type} unit = ({self.int_type})id * {chunk}"
+            last = f"unit_end = min(unit + {chunk}, ({self.int_type}){units})"
+            e.open(f"for ({first}, {last}; unit < unit_end; ++unit)")
+            depth = 1
+        stride = blocks
+        for i, var in reversed(list(enumerate(axes))):
+            text = f"unit / {stride}" if stride > 1 else "unit"
+            if i:
+                text += f" % {var.extent}"
+            e.line(f"const {self.int_type} {e.name(var)} = {text};")
+            e.bind(var, e.name(var))
+            stride *= var.extent
+        return depth
+
+    def _open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
+        name = self.e.name(var)
+        head = "#pragma unroll\n" if unroll else ""
+        head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; ++{name})"
+        self.e.open(head, {var: (name, 1)})
+
+    def _lane_loop(
+        self, begin: str, end: str, copies: int, overlap: bool, body: Callable[[int, int], None]
+    ) -> None:
+        """Write the loops over the lane axis; ``body(lanes, copy)`` writes one step.
+
+        First by `copies` vectors, then by one, then what is left: with `overlap` by a vector
+        that ends at the end (its stores repeat equal values), else by scalars.
+        """
+        var, lanes, e = self.lane, self.width, self.e
+        if var is None:
+            body(1, 0)
+            return
+        name = e.name(var)
+        known = int(end) - int(begin) if begin.isdigit() and end.isdigit() else None
+        if known == lanes:
+            e.open("", {var: (begin, lanes)})
+            body(lanes, 0)
+            e.close()
+            return
+        whole = lanes * copies
+        position = e.fresh(name)
+        e.line(f"{self.int_type} {position} = {begin};")
+        left = known
+        if copies > 1 and (left is None or left >= whole):
+            e.open(f"for (; {position} + {whole} <= {end}; {position} += {whole})")
+            for copy in range(copies):
+                text = f"({position} + {copy * lanes})" if copy else position
+                e.open("", {var: (text, lanes)})
+                body(lanes, copy)
+                e.close()
+            e.close()
+            left = None if left is None else left % whole
+        if lanes > 1 and (left is None or left >= lanes):
+            e.open(f"for (; {position} + {lanes} <= {end}; {position} += {lanes})",
+                   {var: (position, lanes)})  # fmt: skip
+            body(lanes, 0)
+            e.close()
+            left = None if left is None else left % lanes
+        if left == 0:
+            return
+        if overlap and known is not None:
+            e.open("", {var: (str(known - lanes), lanes)})
+            body(lanes, 0)
+        else:
+            e.open(f"for (; {position} < {end}; ++{position})", {var: (position, 1)})
+            body(1, 0)
+        e.close()
+
+    # Columns --------------------------------------------------------------------------------------
+
+    def _columns(self, begin: str, end: str, block: int, blocks: int) -> None:
+        dear = cost([o.value for o in self.kernel.outputs]) > 60
+        copies = 1 if self.stages or dear else 2
+        self._lane_loop(begin, end, copies, blocks == 1, lambda lanes, _: self._column(lanes))
+
+    def _column(self, lanes: int) -> None:
+        """Write all stages for one vector of results."""
+        e, kernel = self.e, self.kernel
+        for stage in self.stages:
+            names = {i: self._declare(i, lanes, "") for i in stage.reductions}
+            for var in kernel.reduce:
+                self._open_loop(var, *self._range(var), unroll=var.extent <= 8)
+            for i in stage.reductions:
+                self._take(i, names[i], lanes)
+            for output in stage.outputs:
+                e.store(output, lanes)
+            for _ in kernel.reduce:
+                e.close()
+            self._bind(names, lanes)
+        for output in self.outer_outputs:
+            e.store(output, lanes)
+
+    def _range(self, var: Var) -> tuple[str, str]:
+        """Return where the loop over a reduce axis begins and ends."""
+        split = self.kernel.split
+        if split is None or var is not split.axis:
+            return "0", str(var.extent)
+        part = self.e.binding(split.part)[0]
+        begin = f"{part} * {split.length}"
+        whole = f"{begin} + {split.length}"
+        if self._even_split():
+            return begin, whole
+        return begin, f"min({whole}, ({self.int_type}){var.extent})"
+
+    def _even_split(self) -> bool:
+        split = self.kernel.split
+        return split is not None and split.length * split.part.extent == split.axis.extent
+
+    def _first_position(self) -> str:
+        """Return the first position that this work-item looks at."""
+        firsts = [self._range(v)[0] for v in self.kernel.reduce]
+        text = "0"
+        for var, first in zip(self.kernel.reduce, firsts, strict=True):
+            text = first if text == "0" else f"({text}) * {var.extent} + {first}"
+        return text
+
+    def _declare(self, number: int, lanes: int, suffix: str) -> list[str]:
+        """Declare the accumulator of a reduction; return its variables."""
+        reduction = self.kernel.reductions[number]
+        names = []
+        for part in accumulate.parts(reduction, self.int_type, self._first_position()):
+            name = self.e.fresh(f"{reduction.op}{suffix}")
+            start = splat(part.start, part.ctype, lanes)
+            self.e.line(f"{vector(part.ctype, lanes)} {name} = {start};")
+            names.append(name)
+        return names
+
+    def _operands(self, number: int, lanes: int) -> list[str]:
+        """Return what a reduction takes in now: the value, and its position."""
+        reduction = self.kernel.reductions[number]
+        text = self.e.value(reduction.value, lanes)
+        new = [accumulate.operand(reduction, text, lanes)]
+        if accumulate.is_position(reduction):
+            axes = self.kernel.reduce
+            place = flatten(tuple(Index.of(v) for v in axes), tuple(v.extent for v in axes))
+            position = self.e.position(place, self.int_type, 1)
+            if self.e.lanes(place.variables()) > 1:
+                position = self.e.position(place, self.int_type, lanes)
+            elif lanes > 1:
+                position = splat(str(position), self.int_type, lanes)
+            new.append(str(position))
+        return new
+
+    def _take(self, number: int, names: list[str], lanes: int) -> None:
+        reduction = self.kernel.reductions[number]
+        new = self._operands(number, lanes)
+        for line in accumulate.step(reduction, names, new, self.int_type, lanes):
+            self.e.line(line)
+
+    def _bind(self, names: dict[int, list[str]], lanes: int) -> None:
+        """Make finished accumulators the values of their reductions."""
+        for i, own in names.items():
+            reduction = self.kernel.reductions[i]
+            self.e.bind(i, accumulate.result(reduction, own, self.int_type, lanes))
+
+    # Rows -----------------------------------------------------------------------------------------
+
+    def _rows(self, begin: str, end: str, block: int, blocks: int) -> None:
+        e, kernel = self.e, self.kernel
+        kept = kept_values(kernel, self.stages, e.deps) if self._may_keep() else []
+        for number, stage in enumerate(self.stages):
+            keep = [value for first, value in kept if first == number]
+            arrays = [self._array(value) for value in keep]
+            copies = self._copies(stage)
+            sums = {
+                i: _Accumulator(
+                    [self._declare(i, self.width, "") for _ in range(copies)],
+                    self._declare(i, 1, "_rest"),
+                )
+                for i in stage.reductions
+            }
+            self._row_loops(stage, sums, copies, list(zip(keep, arrays, strict=True)))
+            e.arrays.update({id(v): a for v, a in zip(keep, arrays, strict=True)})
+            self._fold(sums)
+        for output in self.outer_outputs:
+            e.store(output, 1)
+
+    def _may_keep(self) -> bool:
+        return self.kernel.split is None and size(self.kernel.reduce) <= _MOST_KEPT
+
+    def _array(self, value: Value) -> Kept:
+        axes = self.kernel.reduce
+        name = self.e.fresh("row")
+        self.e.line(f"{value.dtype.compute} {name}[{max(size(axes), 1)}];")
+        place = flatten(tuple(Index.of(v) for v in axes), tuple(v.extent for v in axes))
+        return Kept(name, place, "", value.dtype.compute)
+
+    def _copies(self, stage: Stage) -> int:
+        """Return the accumulators of a stage: enough to hide latency, fewer where steps are dear."""
+        assert self.lane is not None
+        values = [self.kernel.reductions[i].value for i in stage.reductions]
+        values += [o.value for o in stage.outputs]
+        most = 4 if cost(values) <= 8 else 2
+        length = self.kernel.split.length if self._is_split() else self.lane.extent  # type: ignore
+        while most > 1 and length < most * self.width:
+            most //= 2
+        return most
+
+    def _is_split(self) -> bool:
+        return self.kernel.split is not None and self.kernel.split.axis is self.lane
+
+    def _row_loops(
+        self,
+        stage: Stage,
+        sums: dict[int, _Accumulator],
+        copies: int,
+        keep: list[tuple[Value, Kept]],
+    ) -> None:
+        e, lane = self.e, self.lane
+        assert lane is not None
+        others = [v for v in self.kernel.reduce if v is not lane]
+        for var in others:
+            self._open_loop(var, *self._range(var))
+
+        def step(lanes: int, copy: int) -> None:
+            for value, kept in keep:
+                text, place = e.value(value, lanes), e.kept_place(kept)
+                if lanes == 1:
+                    e.line(f"{kept.array}[{place}] = {text};")
+                else:
+                    e.line(f"vstore{lanes}({text}, 0, {kept.array} + {place});")
+            for i, own in sums.items():
+                self._take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
+            for output in stage.outputs:
+                e.store(output, lanes)
+
+        self._lane_loop(*self._range(lane), copies, False, step)
+        for _ in others:
+            e.close()
+
+    def _fold(self, sums: dict[int, _Accumulator]) -> None:
+        finished = {}
+        for i, own in sums.items():
+            reduction = self.kernel.reductions[i]
+            prefix = self.e.fresh("part")
+            lines, whole = accumulate.fold(
+                reduction, own.vectors, self.int_type, self.width, prefix
+            )
+            lines += accumulate.step(
+                reduction, whole, own.scalar, self.int_type, 1, ordered=False
+            )
+            for line in lines:
+                self.e.line(line)
+            finished[i] = whole
+        self._bind(finished, 1)
+
+    # Strips ---------------------------------------------------------------------------------------
+
+    def _strips(self, begin: str, end: str, block: int, blocks: int) -> None:
+        e = self.e
+        assert self.lane is not None
+        for stage in self.stages:
+            arrays = {i: self._strip_arrays(i, begin, block) for i in stage.reductions}
+            self._strip_rows(stage, arrays, begin, end)
+            for i, own in arrays.items():
+                e.arrays[i] = own[-1]
+        self._lane_loop(begin, end, 1, False, lambda lanes, _: self._store_all(lanes))
+
+    def _store_all(self, lanes: int) -> None:
+        for i in range(len(self.kernel.reductions)):
+            self.e.bind(i, "")  # read from its private array
+        for output in self.outer_outputs:
+            self.e.store(output, lanes)
+
+    def _strip_arrays(self, number: int, begin: str, block: int) -> list[Kept]:
+        assert self.lane is not None
+        reduction, arrays = self.kernel.reductions[number], []
+        for part in accumulate.parts(reduction, self.int_type, self._first_position()):
+            name = self.e.fresh(str(reduction.op))
+            self.e.line(f"{part.ctype} {name}[{block}];")
+            self.e.line(f"for (int k = 0; k < {block}; ++k) {name}[k] = {part.start};")
+            offset = "" if begin == "0" else f" - {begin}"
+            arrays.append(Kept(name, Index.of(self.lane), offset, part.ctype))
+        return arrays
+
+    def _strip_rows(
+        self, stage: Stage, arrays: dict[int, list[Kept]], begin: str, end: str
+    ) -> None:
+        """Stream the rows; several at a time, to spare reads and writes of the accumulators."""
+        e, axes = self.e, self.kernel.reduce
+        for var in axes[:-1]:
+            self._open_loop(var, *self._range(var))
+        last = axes[-1]
+        first, stop = self._range(last)
+        name, rows = e.name(last), 4 if last.extent >= 8 else 1
+        e.line(f"{self.int_type} {name} = {first};")
+        for count in (rows, 1) if rows > 1 else (1,):
+            head = f"for (; {name} + {count} <= {stop}; {name} += {count})"
+            e.open(head if count > 1 else f"for (; {name} < {stop}; ++{name})")
+            texts = [name, *[f"({name} + {k})" for k in range(1, count)]]
+            self._lane_loop(
+                begin, end, 1, False,
+                lambda lanes, _, texts=texts: self._strip_step(stage, arrays, texts, lanes),
+            )  # fmt: skip
+            e.close()
+        for _ in axes[:-1]:
+            e.close()
+
+    def _strip_step(
+        self, stage: Stage, arrays: dict[int, list[Kept]], texts: list[str], lanes: int
+    ) -> None:
+        e, last = self.e, self.kernel.reduce[-1]
+        for i in range(len(self.kernel.reductions)):
+            e.bind(i, "")  # earlier reductions are read from their private arrays
+        names: dict[int, list[str]] = {}
+        for i, own in arrays.items():
+            names[i] = []
+            for kept in own:
+                place, fresh = e.kept_place(kept), e.fresh("so_far")
+                load = f"{kept.array}[{place}]"
+                if lanes > 1:
+                    load = f"vload{lanes}(0, {kept.array} + {place})"
+                e.line(f"{vector(kept.ctype, lanes)} {fresh} = {load};")
+                names[i].append(fresh)
+        for text in texts:
+            e.open("", {last: (text, 1)})
+            for i in arrays:
+                self._take(i, names[i], lanes)
+            for output in stage.outputs:
+                e.store(output, lanes)
+            e.close()
+        for i, own in arrays.items():
+            for kept, fresh in zip(own, names[i], strict=True):
+                place = e.kept_place(kept)
+                if lanes > 1:
+                    e.line(f"vstore{lanes}({fresh}, 0, {kept.array} + {place});")
+                else:
+                    e.line(f"{kept.array}[{place}] = {fresh};")
+
+    def _comment(self) -> str:
+        kernel, lane = self.kernel, self.lane
+        outer = " x ".join(str(v.extent) for v in kernel.outer) or "1"
+        text = f"{kernel.name}: {outer} results"
+        if kernel.reduce:
+            text += ", each over " + " x ".join(str(v.extent) for v in kernel.reduce)
+        along = f"{self.width} lanes along {self.e.name(lane)}" if lane else "scalars"
+        return f"{text}; {self.form}, {along}"

@@ -1,0 +1,1 @@
+"""What users hold: `Tensor`, the functions on it, creation of arrays."""
