@@ -30,6 +30,11 @@ class Source:
 
 def assemble(name: str, bodies: Sequence[Body]) -> Source:
     """Return the kernel that does the work of all bodies; these write nothing others touch."""
+    if bodies[0].template:
+        (body,) = bodies
+        args = tuple((0, a) for a in range(len(body.args)))
+        size = body.groups * body.group_size
+        return Source(body.template, body.name, size, body.group_size, args)
     name = re.sub(r"\W", "_", name)
     name = name if name[:1].isalpha() else f"k_{name}"
     names = _argument_names(name, bodies)

@@ -9,11 +9,13 @@ place through whatever views, and prologue and epilogue are part of the loads an
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from simplegrad import ops
-from simplegrad.compiler.axes import all_indices, dependences, walk
+from simplegrad.compiler.access import parameter
+from simplegrad.compiler.axes import dependences, walk
 from simplegrad.compiler.emit import Body, Emitter, Target
 from simplegrad.compiler.groups import Rewriter
 from simplegrad.compiler.index import Index, Var
@@ -21,6 +23,7 @@ from simplegrad.compiler.kernel import APPLY, LOAD, Kernel, Value
 from simplegrad.compiler.sources import kernel_source
 from simplegrad.graph.infer import size_of
 
+_TINY = 4
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which generated loops are as good."""
 
@@ -36,6 +39,9 @@ class Product:
     m: Var
     n: Var
     k: Var
+    variant: str = "tile"
+    """``tile``, or where one extent is 1 to 4: ``dot`` (n), ``strip`` (m), ``outer`` (k)."""
+    score: float = 0.0
 
 
 def match(kernel: Kernel, target: Target) -> Product | None:
@@ -50,17 +56,14 @@ def match(kernel: Kernel, target: Target) -> Product | None:
         return None
     deps = dependences(kernel)
     sides = [_axes_of(s, deps, kernel) for s in product.srcs]
-    best: tuple[float, Product] | None = None
+    best: Product | None = None
     for a, b in ((0, 1), (1, 0)):
         grouped = _group(kernel, product.srcs[a], product.srcs[b], sides[a], sides[b])
-        if grouped is None:
-            continue
-        score = _score(grouped, target.vector_width)
-        if best is None or score > best[0]:
-            best = score, grouped
-    if best is None or best[0] <= 0:
-        return None
-    return best[1]
+        if grouped is not None:
+            grouped = _rated(grouped, target.vector_width)
+            if best is None or grouped.score > best.score:
+                best = grouped
+    return best if best is not None and best.score > 0 else None
 
 
 def _axes_of(value: Value, deps: dict[int, frozenset[object]], kernel: Kernel) -> set[Var]:
@@ -116,16 +119,27 @@ def unit_axis(value: Value, axes: Sequence[Var]) -> int:
     return 0
 
 
-def _score(product: Product, lanes: int) -> float:
-    """Weigh an orientation: full vectors along n, contiguous reads, contiguous stores."""
-    n, k, m = product.n, product.k, product.m
-    if n.extent * 2 < lanes or k.extent < 4 or m.extent < 2:
-        return -1
-    filled = n.extent / (-(-n.extent // lanes) * lanes)
-    score = 3 * filled if n.extent >= lanes else filled
-    score += 2 * (unit_axis(product.b, (n,)) == 1) + 0.5 * (unit_axis(product.b, (k,)) == 1)
-    score += any(o.index.coefficient(n) == 1 for o in product.kernel.outputs)
-    return score + min(m.extent, 8) / 8
+def _rated(product: Product, lanes: int) -> Product:
+    """Choose the variant of an orientation, and weigh it against the other orientation.
+
+    What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
+    """
+    m, n, k = product.m.extent, product.n.extent, product.k.extent
+    stored = any(o.index.coefficient(product.n) == 1 for o in product.kernel.outputs)
+    along_n = unit_axis(product.b, (product.n,)) == 1
+    if k <= _TINY:
+        good = n >= lanes and stored
+        return replace(product, variant="outer", score=9.0 if good else 0.0)
+    if n <= _TINY and unit_axis(product.a, (product.k,)) == 1 and k >= lanes:
+        return replace(product, variant="dot", score=8.0)
+    if m <= _TINY and along_n and n >= 2 * lanes:
+        return replace(product, variant="strip", score=8.0)
+    if 2 * n < lanes or m < 2:
+        return replace(product, score=0.0)
+    filled = n / (-(-n // lanes) * lanes)
+    score = 3 * filled if n >= lanes else filled
+    score += 2.0 * along_n + 1.0 * (unit_axis(product.b, (product.k,)) == 1) + stored
+    return replace(product, score=score + min(m, 8) / 8)
 
 
 # Filling the templates ----------------------------------------------------------------------------
@@ -138,40 +152,73 @@ def render(product: Product, target: Target) -> Body:
 
 def _cpu(product: Product, target: Target) -> Body:
     lanes = target.vector_width
-    mr, nv = (6, 2) if lanes <= 8 else (8, 3)
-    m, n, k, batch = (v.extent for v in (product.m, product.n, product.k, product.batch))
-    nv = min(nv, -(-n // lanes))
-    nr = nv * lanes
-    mr = min(mr, m)
-    kb = min(256, k)
-    nb = min(64 // nr * nr or nr, -(-n // nr) * nr)
-    mb = min(96 // mr * mr, -(-m // mr) * mr)
-    want = 4 * target.compute_units
-    while batch * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
-        mb = -(-mb // 2 // mr) * mr
-    a_unit, b_unit = unit_axis(product.a, (product.k, product.m)), 0
-    if unit_axis(product.b, (product.n,)):
-        b_unit = 2
-    tiles = batch * -(-m // mb) * -(-n // nb)
-    per_item = max(1, min(tiles // (8 * target.compute_units), 65536 // (mb * nb * k) or 1))
-    acc = product.kernel.reductions[0].value.dtype.compute
-    defines = {
-        "BATCH": batch, "M": m, "N": n, "K": k, "ACC_T": acc, "VW": lanes, "MR": mr, "NV": nv,
-        "KB": kb, "MB": mb, "NB": nb, "A_UNIT": a_unit, "B_UNIT": b_unit,
-        "C_UNIT": 1, "TILES_PER_ITEM": per_item,
-    }  # fmt: skip
+    a_unit = unit_axis(product.a, (product.k, product.m))
+    b_unit = {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
+    if product.variant == "tile":
+        stem, tiles, groups = _tile(product, target)
+    else:
+        stem, tiles, groups = _skinny(product, target)
+        a_unit = a_unit if a_unit == 1 else 0
     holes = Holes(product, lanes)
     holes.load("LOAD_A", product.a, ("b", "m", "k"), "")
     holes.load("LOAD_B", product.b, ("b", "k", "n"), "")
     if a_unit:
-        holes.load("LOAD_A_V", product.a, ("b", "m", "k"), "mk"[a_unit == 1])
+        holes.load("LOAD_A_V", product.a, ("b", "m", "k"), " km"[a_unit])
     if b_unit:
-        holes.load("LOAD_B_V", product.b, ("b", "k", "n"), "n")
+        holes.load("LOAD_B_V", product.b, ("b", "k", "n"), " kn"[b_unit])
     holes.store("STORE", "")
     holes.store("STORE_V", "n")
-    text = holes.program("einsum_cpu", defines)
-    groups = -(-tiles // per_item)
-    return _body(product, text, groups, 1)
+    extents = {"BATCH": product.batch, "M": product.m, "N": product.n, "K": product.k}
+    defines: dict[str, object] = {name: var.extent for name, var in extents.items()}
+    defines["ACC_T"] = product.kernel.reductions[0].value.dtype.compute
+    defines |= {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
+    return _body(product, holes.program(stem, defines), groups, 1)
+
+
+def _up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _tile(product: Product, target: Target) -> tuple[str, dict[str, object], int]:
+    """Return (template, tile parameters, work-items) of the register-tiled kernel."""
+    lanes = target.vector_width
+    m, n, k, batch = (v.extent for v in (product.m, product.n, product.k, product.batch))
+    mr, nv = (6, 2) if lanes <= 8 else (8, 3)
+    nv, mr = min(nv, -(-n // lanes)), min(mr, m)
+    nr = nv * lanes
+    nb = min(max(128 // nr, 1) * nr, _up(n, nr))
+    mb = min(96 // mr * mr, _up(m, mr))
+    want = 4 * target.compute_units
+    while batch * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
+        mb = _up(-(-mb // 2), mr)
+    tiles = batch * -(-m // mb) * -(-n // nb)
+    per_item = max(1, min(tiles // (8 * target.compute_units), (1 << 18) // (mb * nb * k)))
+    parameters: dict[str, object] = {"MR": mr, "NV": nv, "KB": min(256, _up(k, lanes))}
+    parameters |= {"MB": mb, "NB": nb, "TILES_PER_ITEM": per_item}
+    return "einsum_cpu", parameters, -(-tiles // per_item)
+
+
+def _skinny(product: Product, target: Target) -> tuple[str, dict[str, object], int]:
+    """Return (template, tile parameters, work-items) where one extent is tiny."""
+    lanes, items = target.vector_width, 4 * target.compute_units
+    m, n, k, batch = (v.extent for v in (product.m, product.n, product.k, product.batch))
+    parameters: dict[str, object]
+    if product.variant == "dot":
+        mr, ku = {1: (4, 2), 2: (2, 2), 3: (2, 2), 4: (2, 1)}[n]
+        mb = min(64, _up(max(m * batch // items, 1), mr), _up(m, mr))
+        parameters = {"VARIANT": 1, "MR": mr, "KU": ku, "MB": mb, "KB": min(1024, _up(k, lanes))}
+        return "einsum_cpu_skinny", parameters, batch * -(-m // mb)
+    if product.variant == "strip":
+        nv = min({1: 8, 2: 4, 3: 4, 4: 2}[m], n // lanes)
+        nr = nv * lanes
+        nb = min(max(128 // nr, 1) * nr, _up(n, nr))
+        parameters = {"VARIANT": 2, "NV": nv, "NB": nb, "KB": 64}
+        return "einsum_cpu_skinny", parameters, batch * -(-n // nb)
+    nv = 4 if n >= 4 * lanes else 1
+    nb = min(max(512 // (nv * lanes), 1) * nv * lanes, _up(n, nv * lanes))
+    mb = min(64, max(m * batch // items, 1))
+    parameters = {"VARIANT": 3, "NV": nv, "NB": nb, "MB": mb}
+    return "einsum_cpu_skinny", parameters, batch * -(-m // mb) * -(-n // nb)
 
 
 def _gpu(product: Product, target: Target) -> Body:
@@ -195,9 +242,12 @@ class Holes:
         self.helpers: dict[str, None] = {}
         self.macros: dict[str, str] = {}
         kernel = product.kernel
-        self.parameters = ", ".join(_declaration(a) for a in kernel.args)
+        self.parameters = ", ".join(parameter(a.name, a.role, a.dtype) for a in kernel.args)
         self.names = ", ".join(a.name for a in kernel.args)
         self.vars = {"b": product.batch, "m": product.m, "n": product.n, "k": product.k}
+
+    def _argument(self, match: re.Match[str]) -> str:
+        return self.product.kernel.args[int(match.group(1))].name
 
     def _emitter(self, along: str, wide: str) -> Emitter:
         emitter = Emitter(self.product.kernel)
@@ -235,7 +285,7 @@ class Holes:
         self.helpers.update(emitter.helpers)
         name = "sg_" + hole.lower()
         lines = [*emitter.finish(), *([last] if last else [])]
-        lines = [_named(line, self.product.kernel) for line in lines]
+        lines = [re.sub(r"\$(\d+)", self._argument, line) for line in lines]
         head = f"static inline {ctype} {name}({', '.join([self.parameters, *own])})"
         self.functions.append("\n".join([head, "{", *["  " + x for x in lines], "}"]))
         arguments = ", ".join(names)
@@ -248,14 +298,6 @@ class Holes:
         lines.append(f"#define KERNEL_NAME {self.product.kernel.name}")
         lines.append(f"#define PARAMS {self.parameters}")
         lines += [f"#define {k} {v}" for k, v in self.macros.items()]
+        if any(a.dtype.compute == "double" for a in self.product.kernel.args):
+            lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
         return "\n".join([*lines, *self.helpers, *self.functions, kernel_source(stem)])
-
-
-def _declaration(arg: object) -> str:
-    raise NotImplementedError
-
-
-def _named(line: str, kernel: Kernel) -> str:
-    raise NotImplementedError
-
-

@@ -19,19 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from simplegrad.compiler import accumulate
-from simplegrad.compiler.axes import (
-    Stage,
-    choose_lane,
-    cost,
-    kept_values,
-    merge_axes,
-    size,
-    stages,
-)
-from simplegrad.compiler.ctext import splat, vector
-from simplegrad.compiler.emit import Body, Emitter, Kept, Target
-from simplegrad.compiler.index import Index, Var, flatten
+from simplegrad.compiler.axes import Stage, cost, kept_values, merge_axes, size
+from simplegrad.compiler.ctext import vector
+from simplegrad.compiler.emit import Body, Kept, Target
+from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
+from simplegrad.compiler.nest import Nest
 
 _MIN_WORK = 1 << 14
 """Elements worth a work-item of their own."""
@@ -58,13 +51,9 @@ class _Accumulator:
     scalar: list[str]
 
 
-class _Renderer:
+class _Renderer(Nest):
     def __init__(self, kernel: Kernel, target: Target) -> None:
-        self.kernel, self.target = kernel, target
-        self.e = Emitter(kernel)
-        self.int_type = self.e.int_type
-        self.stages, self.outer_outputs = stages(kernel, self.e.deps)
-        self.lane = choose_lane(kernel, self.e.deps, target.vector_width)
+        super().__init__(kernel, target, target.vector_width)
         if self.lane in kernel.reduce and self.lane is not kernel.reduce[-1]:
             # Along another axis positions would not come in rising order.
             if any(accumulate.is_position(r) for r in kernel.reductions):
@@ -83,6 +72,11 @@ class _Renderer:
         if self.lane is None:
             return 1
         return 1 << (min(self.lane.extent, self.target.vector_width).bit_length() - 1)
+
+    def _how(self) -> str:
+        return f"{self.form}, {self.width} lanes along {self.e.name(self.lane)}" if self.lane else (
+            f"{self.form}, scalars"
+        )  # fmt: skip
 
     # Units of work --------------------------------------------------------------------------------
 
@@ -103,7 +97,7 @@ class _Renderer:
         groups = max(1, math.ceil(units / chunk))
         depth = self._open_units(unit_axes, blocks, units, chunk, groups)
         for var in free:
-            self._open_loop(var, "0", str(var.extent))
+            self.open_loop(var, "0", str(var.extent))
         begin, end = "0", str(lane.extent if lane else 1)
         if blocks > 1:
             begin, end = self.e.fresh("begin"), self.e.fresh("end")
@@ -114,7 +108,7 @@ class _Renderer:
             self.e.close()
         return Body(
             kernel.name, self.e.finish(), tuple(self.e.helpers), kernel.args, groups, 1,
-            comment=self._comment(),
+            comment=self.comment(self._how()),
         )  # fmt: skip
 
     def _min(self, begin: str, block: int, lane: Var | None) -> str:
@@ -162,12 +156,6 @@ class _Renderer:
             e.bind(var, e.name(var))
             stride *= var.extent
         return depth
-
-    def _open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
-        name = self.e.name(var)
-        head = "#pragma unroll\n" if unroll else ""
-        head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; ++{name})"
-        self.e.open(head, {var: (name, 1)})
 
     def _lane_loop(
         self, begin: str, end: str, copies: int, overlap: bool, body: Callable[[int, int], None]
@@ -228,81 +216,18 @@ class _Renderer:
         """Write all stages for one vector of results."""
         e, kernel = self.e, self.kernel
         for stage in self.stages:
-            names = {i: self._declare(i, lanes, "") for i in stage.reductions}
+            names = {i: self.declare(i, lanes, "") for i in stage.reductions}
             for var in kernel.reduce:
-                self._open_loop(var, *self._range(var), unroll=var.extent <= 8)
+                self.open_loop(var, *self.range(var), unroll=var.extent <= 8)
             for i in stage.reductions:
-                self._take(i, names[i], lanes)
+                self.take(i, names[i], lanes)
             for output in stage.outputs:
                 e.store(output, lanes)
             for _ in kernel.reduce:
                 e.close()
-            self._bind(names, lanes)
+            self.bind(names, lanes)
         for output in self.outer_outputs:
             e.store(output, lanes)
-
-    def _range(self, var: Var) -> tuple[str, str]:
-        """Return where the loop over a reduce axis begins and ends."""
-        split = self.kernel.split
-        if split is None or var is not split.axis:
-            return "0", str(var.extent)
-        part = self.e.binding(split.part)[0]
-        begin = f"{part} * {split.length}"
-        whole = f"{begin} + {split.length}"
-        if self._even_split():
-            return begin, whole
-        return begin, f"min({whole}, ({self.int_type}){var.extent})"
-
-    def _even_split(self) -> bool:
-        split = self.kernel.split
-        return split is not None and split.length * split.part.extent == split.axis.extent
-
-    def _first_position(self) -> str:
-        """Return the first position that this work-item looks at."""
-        firsts = [self._range(v)[0] for v in self.kernel.reduce]
-        text = "0"
-        for var, first in zip(self.kernel.reduce, firsts, strict=True):
-            text = first if text == "0" else f"({text}) * {var.extent} + {first}"
-        return text
-
-    def _declare(self, number: int, lanes: int, suffix: str) -> list[str]:
-        """Declare the accumulator of a reduction; return its variables."""
-        reduction = self.kernel.reductions[number]
-        names = []
-        for part in accumulate.parts(reduction, self.int_type, self._first_position()):
-            name = self.e.fresh(f"{reduction.op}{suffix}")
-            start = splat(part.start, part.ctype, lanes)
-            self.e.line(f"{vector(part.ctype, lanes)} {name} = {start};")
-            names.append(name)
-        return names
-
-    def _operands(self, number: int, lanes: int) -> list[str]:
-        """Return what a reduction takes in now: the value, and its position."""
-        reduction = self.kernel.reductions[number]
-        text = self.e.value(reduction.value, lanes)
-        new = [accumulate.operand(reduction, text, lanes)]
-        if accumulate.is_position(reduction):
-            axes = self.kernel.reduce
-            place = flatten(tuple(Index.of(v) for v in axes), tuple(v.extent for v in axes))
-            position = self.e.position(place, self.int_type, 1)
-            if self.e.lanes(place.variables()) > 1:
-                position = self.e.position(place, self.int_type, lanes)
-            elif lanes > 1:
-                position = splat(str(position), self.int_type, lanes)
-            new.append(str(position))
-        return new
-
-    def _take(self, number: int, names: list[str], lanes: int) -> None:
-        reduction = self.kernel.reductions[number]
-        new = self._operands(number, lanes)
-        for line in accumulate.step(reduction, names, new, self.int_type, lanes):
-            self.e.line(line)
-
-    def _bind(self, names: dict[int, list[str]], lanes: int) -> None:
-        """Make finished accumulators the values of their reductions."""
-        for i, own in names.items():
-            reduction = self.kernel.reductions[i]
-            self.e.bind(i, accumulate.result(reduction, own, self.int_type, lanes))
 
     # Rows -----------------------------------------------------------------------------------------
 
@@ -315,8 +240,8 @@ class _Renderer:
             copies = self._copies(stage)
             sums = {
                 i: _Accumulator(
-                    [self._declare(i, self.width, "") for _ in range(copies)],
-                    self._declare(i, 1, "_rest"),
+                    [self.declare(i, self.width, "") for _ in range(copies)],
+                    self.declare(i, 1, "_rest"),
                 )
                 for i in stage.reductions
             }
@@ -330,11 +255,9 @@ class _Renderer:
         return self.kernel.split is None and size(self.kernel.reduce) <= _MOST_KEPT
 
     def _array(self, value: Value) -> Kept:
-        axes = self.kernel.reduce
         name = self.e.fresh("row")
-        self.e.line(f"{value.dtype.compute} {name}[{max(size(axes), 1)}];")
-        place = flatten(tuple(Index.of(v) for v in axes), tuple(v.extent for v in axes))
-        return Kept(name, place, "", value.dtype.compute)
+        self.e.line(f"{value.dtype.compute} {name}[{max(size(self.kernel.reduce), 1)}];")
+        return Kept(name, self.reduce_position(), "", value.dtype.compute)
 
     def _copies(self, stage: Stage) -> int:
         """Return the accumulators of a stage: enough to hide latency, fewer where steps are dear."""
@@ -361,7 +284,7 @@ class _Renderer:
         assert lane is not None
         others = [v for v in self.kernel.reduce if v is not lane]
         for var in others:
-            self._open_loop(var, *self._range(var))
+            self.open_loop(var, *self.range(var))
 
         def step(lanes: int, copy: int) -> None:
             for value, kept in keep:
@@ -371,11 +294,11 @@ class _Renderer:
                 else:
                     e.line(f"vstore{lanes}({text}, 0, {kept.array} + {place});")
             for i, own in sums.items():
-                self._take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
+                self.take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
             for output in stage.outputs:
                 e.store(output, lanes)
 
-        self._lane_loop(*self._range(lane), copies, False, step)
+        self._lane_loop(*self.range(lane), copies, False, step)
         for _ in others:
             e.close()
 
@@ -393,7 +316,7 @@ class _Renderer:
             for line in lines:
                 self.e.line(line)
             finished[i] = whole
-        self._bind(finished, 1)
+        self.bind(finished, 1)
 
     # Strips ---------------------------------------------------------------------------------------
 
@@ -416,7 +339,7 @@ class _Renderer:
     def _strip_arrays(self, number: int, begin: str, block: int) -> list[Kept]:
         assert self.lane is not None
         reduction, arrays = self.kernel.reductions[number], []
-        for part in accumulate.parts(reduction, self.int_type, self._first_position()):
+        for part in accumulate.parts(reduction, self.int_type, self.first_position()):
             name = self.e.fresh(str(reduction.op))
             self.e.line(f"{part.ctype} {name}[{block}];")
             self.e.line(f"for (int k = 0; k < {block}; ++k) {name}[k] = {part.start};")
@@ -430,9 +353,9 @@ class _Renderer:
         """Stream the rows; several at a time, to spare reads and writes of the accumulators."""
         e, axes = self.e, self.kernel.reduce
         for var in axes[:-1]:
-            self._open_loop(var, *self._range(var))
+            self.open_loop(var, *self.range(var))
         last = axes[-1]
-        first, stop = self._range(last)
+        first, stop = self.range(last)
         name, rows = e.name(last), 4 if last.extent >= 8 else 1
         e.line(f"{self.int_type} {name} = {first};")
         for count in (rows, 1) if rows > 1 else (1,):
@@ -466,7 +389,7 @@ class _Renderer:
         for text in texts:
             e.open("", {last: (text, 1)})
             for i in arrays:
-                self._take(i, names[i], lanes)
+                self.take(i, names[i], lanes)
             for output in stage.outputs:
                 e.store(output, lanes)
             e.close()
@@ -477,12 +400,3 @@ class _Renderer:
                     e.line(f"vstore{lanes}({fresh}, 0, {kept.array} + {place});")
                 else:
                     e.line(f"{kept.array}[{place}] = {fresh};")
-
-    def _comment(self) -> str:
-        kernel, lane = self.kernel, self.lane
-        outer = " x ".join(str(v.extent) for v in kernel.outer) or "1"
-        text = f"{kernel.name}: {outer} results"
-        if kernel.reduce:
-            text += ", each over " + " x ".join(str(v.extent) for v in kernel.reduce)
-        along = f"{self.width} lanes along {self.e.name(lane)}" if lane else "scalars"
-        return f"{text}; {self.form}, {along}"

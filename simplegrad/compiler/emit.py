@@ -82,6 +82,8 @@ class Body:
     group_size: int
     local_bytes: int = 0
     comment: str = ""
+    template: str = ""
+    """A whole program instead of lines: a filled template, which runs alone."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simplegrad import ops, settings
-from simplegrad.compiler import cpu, gpu
+from simplegrad.compiler import contraction, cpu, gpu
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body, Target
@@ -156,6 +156,9 @@ def device_limits(target: Target) -> Limits:
 
 def render(kernel: Kernel, target: Target) -> Body:
     """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
+    product = contraction.match(kernel, target)
+    if product is not None:
+        return contraction.render(product, target)
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
 
 
@@ -205,9 +208,11 @@ def _batches(
     for i in sorted(range(len(lowered)), key=lambda i: levels[i]):
         bytes_ = _POINTER * len(lowered[i].kernel.args)
         axes = lowered[i].kernel.outer + lowered[i].kernel.reduce
-        small = fusion and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
+        small = fusion and not bodies[i].template and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
         batch, used = open_.get(levels[i], ([], room))
-        if not small or used + bytes_ > room or len(batch) >= _MOST_BODIES:
+        if batch and bodies[batch[0]].group_size != bodies[i].group_size:
+            batch = []
+        if not small or not batch or used + bytes_ > room or len(batch) >= _MOST_BODIES:
             batch, used = [], 0
             batches.append(batch)
         batch.append(i)

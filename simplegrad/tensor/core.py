@@ -131,7 +131,9 @@ def operand(name: str, value: Any, device: Any) -> Node | bool | int | float:
         return value if type(value) in Number else _plain(value)
     if isinstance(value, (np.ndarray, list, tuple)) or hasattr(value, "__array__"):
         return host_node(name, value, device)
-    raise DTypeError(f"{name}: an operand of type {type(value).__name__} is neither array nor number")
+    raise DTypeError(
+        f"{name}: an operand of type {type(value).__name__} is neither array nor number"
+    )
 
 
 def _plain(value: bool | int | float) -> int | float:

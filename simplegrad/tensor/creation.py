@@ -256,8 +256,6 @@ def _triangle(name: str, x: Any, k: int, op: ops.Op) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"{name}: shape {x.shape} has no last two axes")
     rows, columns = _iota(x.shape[-2], x.device), _iota(x.shape[-1], x.device)
-    rows = build.apply(
-        ops.ADD, build.reshape(rows, (x.shape[-2], 1)), build.number(k, rows)
-    )
+    rows = build.apply(ops.ADD, build.reshape(rows, (x.shape[-2], 1)), build.number(k, rows))
     inside = build.broadcast_to(build.apply(op, rows, columns), x.shape)
     return where(lift(inside), x, zeros_like(x, requires_grad=False))

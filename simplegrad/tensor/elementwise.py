@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _OPERANDS = (Core, bool, int, float, np.ndarray, np.generic, list, tuple)
 _BOOL_OPS = {ops.ADD: ops.OR, ops.MUL: ops.AND}
 _MAX_CHAINS = 10_000
-_chains: dict[Spec, tuple[Kind, ...]] = {}
+_chains: dict[Spec | tuple[Spec, str], tuple[Kind, ...]] = {}
 
 
 def spread(value: bool | int | float, like: Node, name: str) -> Node:
@@ -35,13 +35,7 @@ def spread(value: bool | int | float, like: Node, name: str) -> Node:
     kinds = _chains.get(spec)
     if kinds is None:  # the kinds are looked up once a shape, not once an operation
         node = build.broadcast_to(number_node(name, value, dtype, device), spec.shape)
-        chain = [node]
-        while chain[0].srcs:
-            chain.insert(0, chain[0].srcs[0])
-        if len(_chains) > _MAX_CHAINS:
-            _chains.clear()
-        _chains[spec] = tuple([n.kind for n in chain])
-        return node
+        return _remember(spec, node)
     if dtype.is_float:
         node = Node(kinds[0], (), device)
         node.value = float(value)
@@ -49,6 +43,31 @@ def spread(value: bool | int | float, like: Node, name: str) -> Node:
         node = number_node(name, value, dtype, device)
     for kind in kinds[1:]:
         node = Node(kind, (node,), device)
+    return node
+
+
+def constant(value: bool | int | float, like: Node) -> Node:
+    """Return a number that is part of the program, with the shape, dtype and device of `like`."""
+    spec, device = like.kind.spec, like.device
+    key = (spec, repr(value))
+    kinds = _chains.get(key)
+    if kinds is None:
+        return _remember(key, build.full(value, spec.shape, spec.dtype, device))
+    node = Node(kinds[0], (), device)
+    for kind in kinds[1:]:
+        node = Node(kind, (node,), device)
+    return node
+
+
+def _remember(key: Any, node: Node) -> Node:
+    """Keep the kinds from a leaf up to `node`, so that the next chain needs no look-ups."""
+    kinds, below = [node.kind], node
+    while below.srcs:
+        below = below.srcs[0]
+        kinds.insert(0, below.kind)
+    if len(_chains) > _MAX_CHAINS:
+        _chains.clear()
+    _chains[key] = tuple(kinds)
     return node
 
 

@@ -199,9 +199,7 @@ class Indexing(Reductions):
         arrays = plan.arrays
         inputs += [i._node for _, i in arrays if isinstance(i, Core)]
         same_device("getitem", inputs)
-        indices = [
-            index_node("getitem", i, node.shape[a], a, self._node.device) for a, i in arrays
-        ]
+        indices = [index_node("getitem", i, node.shape[a], a, self._node.device) for a, i in arrays]
         taken = [a for a, _ in arrays]
         shape = tuple([1 if a is None else node.shape[a] for a in plan.layout if a not in taken])
         place = 0 if plan.apart else plan.first
@@ -247,7 +245,9 @@ class Indexing(Reductions):
             )
         whole = [n if a != axis else 1 for a, n in enumerate(self.shape)]
         spread = broadcast_shapes("take_along_axis", tuple(whole), index.shape)
-        if any(n != m for a, (n, m) in enumerate(zip(self.shape, spread, strict=True)) if a != axis):
+        if any(
+            n != m for a, (n, m) in enumerate(zip(self.shape, spread, strict=True)) if a != axis
+        ):
             raise ShapeError(
                 f"take_along_axis: indices of shape {index.shape} do not fit {self.shape}"
             )

@@ -70,9 +70,7 @@ class Reductions(Views):
         x = self._wide()
         return lift(build.cast(_mean(x, axes, keepdims), self._float()), self._node)
 
-    def var(
-        self, axis: Any = None, keepdims: bool = False, correction: int | float = 0
-    ) -> Tensor:
+    def var(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the mean squared distance from the mean, over n - `correction`."""
         axes = normalize_axes("var", axis, self.ndim)
         x = self._wide()
@@ -82,9 +80,7 @@ class Reductions(Views):
             build.cast(_mean(square, axes, keepdims, correction), self._float()), self._node
         )
 
-    def std(
-        self, axis: Any = None, keepdims: bool = False, correction: int | float = 0
-    ) -> Tensor:
+    def std(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the square root of `var`."""
         return self.var(axis, keepdims, correction).sqrt()
 
@@ -179,9 +175,7 @@ class Reductions(Views):
         return lift(node, x)
 
 
-def _mean(
-    x: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0
-) -> Node:
+def _mean(x: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0) -> Node:
     count = 1
     for axis in axes:
         count *= x.shape[axis]

@@ -24,7 +24,9 @@ def operands(subscripts: str) -> list[np.ndarray]:
     out = []
     for n, term in enumerate(terms):
         before, dots, after = term.partition("...")
-        shape = [SIZES[x] for x in before] + list(lead[n] if dots else ()) + [SIZES[x] for x in after]
+        shape = (
+            [SIZES[x] for x in before] + list(lead[n] if dots else ()) + [SIZES[x] for x in after]
+        )
         out.append(rng.normal(size=shape).astype(np.float32))
     return out
 
@@ -90,10 +92,19 @@ def test_relatives() -> None:
     rng = np.random.default_rng(2)
     x, y = rng.normal(size=(2, 3, 4)).astype("f"), rng.normal(size=(4, 3, 5)).astype("f")
     close = np.testing.assert_allclose
-    close(Tensor(x).tensordot(y, ((1, 2), (1, 0))).numpy(), np.tensordot(x, y, ((1, 2), (1, 0))), rtol=1e-5)
+    close(
+        Tensor(x).tensordot(y, ((1, 2), (1, 0))).numpy(),
+        np.tensordot(x, y, ((1, 2), (1, 0))),
+        rtol=1e-5,
+    )
     close(Tensor(x).tensordot(y, 1).numpy(), np.tensordot(x, y, 1), rtol=1e-5, atol=1e-5)
     close(Tensor(x).outer(y).numpy(), np.outer(x, y), rtol=1e-6)
-    close(Tensor(x).dot(x.transpose(0, 2, 1)).numpy(), np.dot(x, x.transpose(0, 2, 1)), rtol=1e-5, atol=1e-5)
+    close(
+        Tensor(x).dot(x.transpose(0, 2, 1)).numpy(),
+        np.dot(x, x.transpose(0, 2, 1)),
+        rtol=1e-5,
+        atol=1e-5,
+    )
     close(Tensor(x).vecdot(x[0]).numpy(), np.vecdot(x, x[0]), rtol=1e-5)
     close(Tensor(x).vecdot(x, axis=0).numpy(), (x * x).sum(0), rtol=1e-5)
 

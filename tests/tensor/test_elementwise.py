@@ -51,11 +51,15 @@ def test_binary(name: str) -> None:
         got = getattr(Tensor(a), name)(Tensor(b))
         assert got.numpy().dtype == want.dtype
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
-    np.testing.assert_allclose(getattr(sg, name)(2.0, Tensor(X)).numpy(), BINARY[name](np.float32(2), X), rtol=1e-6)
+    np.testing.assert_allclose(
+        getattr(sg, name)(2.0, Tensor(X)).numpy(), BINARY[name](np.float32(2), X), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("other", [2.0, 2, np.float32(2), np.float64(2), np.int64(2), Y])
-@pytest.mark.parametrize("op", ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lt", "ge", "eq"])
+@pytest.mark.parametrize(
+    "op", ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "lt", "ge", "eq"]
+)
 def test_operators_both_ways(op: str, other: object) -> None:
     function = getattr(operator, op)
     for got, want in (
@@ -91,7 +95,7 @@ def test_integer_pow() -> None:
     assert (x**0.5).dtype is sg.float32
     assert (2**x).tolist() == [2, 4, 8]
     with pytest.raises(sg.DTypeError, match="to the power -1"):
-        x ** -1
+        x**-1
 
 
 def test_dtypes() -> None:
@@ -119,7 +123,9 @@ def test_number_that_does_not_fit() -> None:
 
 
 def test_clip_where() -> None:
-    np.testing.assert_array_equal(Tensor(X).clip(0.2, 0.6).numpy(), np.clip(X, 0.2, 0.6).astype("f"))
+    np.testing.assert_array_equal(
+        Tensor(X).clip(0.2, 0.6).numpy(), np.clip(X, 0.2, 0.6).astype("f")
+    )
     np.testing.assert_array_equal(sg.where(X > 0.5, Tensor(X), 0).numpy(), np.where(X > 0.5, X, 0))
     assert sg.where(True, 1, Tensor([2, 3])).tolist() == [1, 1]
     assert sg.where(Tensor([1, 0]), 1.5, 2).tolist() == [1.5, 2.0]

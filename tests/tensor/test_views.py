@@ -84,7 +84,10 @@ def test_index_by_tensors() -> None:
     same(x[:, i], A[:, [1, -1, 0]])
     same(x[:, i, Tensor([0, 1, 2], "uint8")], A[:, [1, -1, 0], [0, 1, 2]])
     same(x[x > 5], A[A > 5])
-    same(x.take_along_axis(x.argmax(1, keepdims=True), 1), np.take_along_axis(A, A.argmax(1, keepdims=True), 1))
+    same(
+        x.take_along_axis(x.argmax(1, keepdims=True), 1),
+        np.take_along_axis(A, A.argmax(1, keepdims=True), 1),
+    )
     same(x[0, :, Tensor(2)], A[0, :, 2])
 
 
@@ -105,7 +108,10 @@ def test_windows() -> None:
     same(Tensor(x).window_view((2, 3), stride=2), view[:, :, ::2, ::2])
     wide = np.lib.stride_tricks.sliding_window_view(x, (3, 5), (2, 3))[..., ::2, ::2]
     same(Tensor(x).window_view((2, 3), dilation=2), wide)
-    same(Tensor(A).as_strided((3, 2), (1, 4), 2), A.reshape(-1)[2:][np.array([[0, 4], [1, 5], [2, 6]])])
+    same(
+        Tensor(A).as_strided((3, 2), (1, 4), 2),
+        A.reshape(-1)[2:][np.array([[0, 4], [1, 5], [2, 6]])],
+    )
 
 
 def test_one_hot_bincount_scatter() -> None:
