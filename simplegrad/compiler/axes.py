@@ -238,7 +238,8 @@ def choose_lane(kernel: Kernel, deps: dict[int, Dependences], lanes: int) -> Var
     guard or a division stands in the way, not at all where it does not depend on the axis. An
     axis shorter than a vector counts for the lanes that it fills.
     """
-    accesses = [(o.index, (), deps[id(o.value)]) for o in kernel.outputs]
+    no_guards: tuple[Guard, ...] = ()
+    accesses = [(o.index, no_guards, deps[id(o.value)]) for o in kernel.outputs]
     for value in walk(roots(kernel)):
         if value.form == LOAD and value.index is not None:
             accesses.append((value.index, value.guards, deps[id(value)]))

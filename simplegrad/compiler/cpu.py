@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from simplegrad.compiler import accumulate
 from simplegrad.compiler.axes import Stage, cost, kept_values, merge_axes, size
@@ -54,10 +55,9 @@ class _Accumulator:
 class _Renderer(Nest):
     def __init__(self, kernel: Kernel, target: Target) -> None:
         super().__init__(kernel, target, target.vector_width)
-        if self.lane in kernel.reduce and self.lane is not kernel.reduce[-1]:
-            # Along another axis positions would not come in rising order.
-            if any(accumulate.is_position(r) for r in kernel.reductions):
-                self.lane = None
+        positions = any(accumulate.is_position(r) for r in kernel.reductions)
+        if positions and self.lane in kernel.reduce[:-1]:
+            self.lane = None  # along it positions would not come in rising order
         self.width = self._width()
         reduced = size(kernel.reduce)
         if self.lane in kernel.reduce:
@@ -129,9 +129,7 @@ class _Renderer(Nest):
             block = math.ceil(block / step) * step
         return block, max(1, math.ceil(lane.extent / block))
 
-    def _open_units(
-        self, axes: list[Var], blocks: int, units: int, chunk: int, groups: int
-    ) -> int:
+    def _open_units(self, axes: list[Var], blocks: int, units: int, chunk: int, groups: int) -> int:
         """Open the loop over a work-item's units; return the number of scopes opened."""
         depth, e = 0, self.e
         if units <= 1 and groups == 1:
@@ -310,9 +308,7 @@ class _Renderer(Nest):
             lines, whole = accumulate.fold(
                 reduction, own.vectors, self.int_type, self.width, prefix
             )
-            lines += accumulate.step(
-                reduction, whole, own.scalar, self.int_type, 1, ordered=False
-            )
+            lines += accumulate.step(reduction, whole, own.scalar, self.int_type, 1, ordered=False)
             for line in lines:
                 self.e.line(line)
             finished[i] = whole
@@ -362,16 +358,14 @@ class _Renderer(Nest):
             head = f"for (; {name} + {count} <= {stop}; {name} += {count})"
             e.open(head if count > 1 else f"for (; {name} < {stop}; ++{name})")
             texts = [name, *[f"({name} + {k})" for k in range(1, count)]]
-            self._lane_loop(
-                begin, end, 1, False,
-                lambda lanes, _, texts=texts: self._strip_step(stage, arrays, texts, lanes),
-            )  # fmt: skip
+            step = partial(self._strip_step, stage, arrays, texts)
+            self._lane_loop(begin, end, 1, False, step)
             e.close()
         for _ in axes[:-1]:
             e.close()
 
     def _strip_step(
-        self, stage: Stage, arrays: dict[int, list[Kept]], texts: list[str], lanes: int
+        self, stage: Stage, arrays: dict[int, list[Kept]], texts: list[str], lanes: int, _: int
     ) -> None:
         e, last = self.e, self.kernel.reduce[-1]
         for i in range(len(self.kernel.reductions)):

@@ -51,7 +51,7 @@ def _round_bfloat16(number: float) -> float:
     return float(np.uint32(bits & 0xFFFFFFFF).view(np.float32))
 
 
-def constant(number: bool | int | float, dtype: DType) -> str:
+def constant(number: bool | float, dtype: DType) -> str:
     """Return the number as `dtype` would hold it, exactly.
 
     >>> from simplegrad.dtypes import float32, int32, uint64
@@ -215,8 +215,6 @@ def _lane_by_lane(snippet: str, ctype: str, arity: int, lanes: int) -> str:
     names, wide = "abc"[:arity], vector(ctype, lanes)
     head = snippet.format(*names, T=wide, U="").partition("(")[0]
     params = ", ".join(f"{wide} {n}" for n in names)
-    calls = [
-        snippet.format(*[f"{n}.{s}" for n in names], T=ctype, U="") for s in lane_names(lanes)
-    ]
+    calls = [snippet.format(*[f"{n}.{s}" for n in names], T=ctype, U="") for s in lane_names(lanes)]
     body = ",\n    ".join(calls)
     return f"{wide} {head}({params}) {{\n  return ({wide})(\n    {body});\n}}"

@@ -30,7 +30,6 @@ from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
     CONST,
-    GUARD,
     INDEX,
     LOAD,
     REDUCED,
@@ -45,8 +44,15 @@ from simplegrad.ops import CAST
 _INT_MAX = 2**31 - 1
 # Names of a loop variable that would hide something else in the generated text.
 _RESERVED = frozenset(
-    "id lane item local global kernel half float double int uint long ulong short char void if "
-    "else for while do return const constant private restrict event size min max clamp".split()
+    re.findall(
+        r"\w+",
+        """
+    id item unit unit_end part point place turn active first scratch shared k take half_way
+    bool char short int long uchar ushort uint ulong half float double void size_t event_t
+    if else for while do return break const static inline struct union enum switch case default
+    global local constant private generic kernel restrict volatile pipe auto register
+""",
+    )
 )
 
 
@@ -99,7 +105,8 @@ class Kept:
 @dataclass
 class _Scope:
     opening: str
-    """The loop or condition; empty for a copy of a loop's body, which has no braces."""
+    """The loop or condition, with a pragma on a line before it; empty for a copy of a loop's
+    body, which has no braces."""
     bound: dict[Any, tuple[str, int]]
     lines: list[str] = field(default_factory=list)
     names: dict[int, str] = field(default_factory=dict)
@@ -160,7 +167,7 @@ class Emitter:
         scope = self._scopes.pop()
         lines = self._scopes[-1].lines
         if scope.opening:
-            lines.append(scope.opening + " {")
+            lines.extend((scope.opening + " {").split("\n"))
             lines.extend("  " + text for text in scope.lines)
             lines.append("}")
         else:
@@ -225,7 +232,9 @@ class Emitter:
         elif value.form == ARG:
             text = f"${value.arg}"
         elif key in self.arrays:
-            text = self._temporary(scope, "kept", value.dtype, lanes, self._kept(self.arrays[key], value.dtype, lanes))
+            text = self._temporary(
+                scope, "kept", value.dtype, lanes, self._kept(self.arrays[key], value.dtype, lanes)
+            )
         elif value.form == REDUCED:
             text = self.binding(value.arg)[0]
         elif value.form == LOAD:
@@ -247,7 +256,9 @@ class Emitter:
 
     def _kept(self, kept: Kept, dtype: DType, lanes: int) -> str:
         place = self.kept_place(kept)
-        text = f"{kept.array}[{place}]" if lanes == 1 else f"vload{lanes}(0, {kept.array} + {place})"
+        text = (
+            f"{kept.array}[{place}]" if lanes == 1 else f"vload{lanes}(0, {kept.array} + {place})"
+        )
         if kept.ctype == dtype.compute:
             return text
         to = vector(dtype.compute, lanes)

@@ -1,12 +1,12 @@
 """GPU family: work-groups, coalesced reads, local-memory trees, barriers in uniform flow only.
 
-    elementwise   neighbouring work-items take neighbouring elements, several a work-item, one
-                  work-group size apart
-    reductions    a work-group has `points` results of `parts` work-items each. Part t of a result
-                  takes the reduced elements t, t + parts, …; then a tree in local memory folds
-                  the parts in a fixed order and every part reads the result back, so that later
-                  stages go on with it. Where the reduced elements are neighbours in memory, the
-                  parts are neighbouring work-items; else the results are.
+- Elementwise: neighbouring work-items take neighbouring elements, several a work-item, one
+  work-group size apart.
+- Reductions: a work-group has `points` results of `parts` work-items each. Part t of a result
+  takes the reduced elements t, t + parts, …; then a tree in local memory folds the parts in a
+  fixed order and every part reads the result back, so that later stages go on with it. Where the
+  reduced elements are neighbours in memory, the parts are neighbouring work-items; else the
+  results are.
 """
 
 from __future__ import annotations
@@ -197,9 +197,8 @@ class _Renderer(Nest):
         e, ints, extents = self.e, self.int_type, self._extents()
         reduced = math.prod(extents.values())
         count = math.ceil(reduced / parts)
-        if count <= _MOST_KEPT:
-            e.line("#pragma unroll")
-        e.open(f"for ({ints} turn = 0; turn < {count}; ++turn)", {turn: ("turn", 1)})
+        pragma = "#pragma unroll\n" if count <= _MOST_KEPT else ""
+        e.open(f"{pragma}for ({ints} turn = 0; turn < {count}; ++turn)", {turn: ("turn", 1)})
         depth = 1
         place = f"turn * {parts} + part" if parts > 1 else "turn"
         e.line(f"const {ints} place = {place};")
@@ -232,7 +231,8 @@ class _Renderer(Nest):
         left = list(names)
         while left:
             # As many reductions at once as half the local memory holds.
-            room, now = self.target.local_bytes // 2, []
+            now: list[int] = []
+            room = self.target.local_bytes // 2
             while left and (not now or room >= self._bytes(left[0])):
                 room -= self._bytes(left[0])
                 now.append(left.pop(0))

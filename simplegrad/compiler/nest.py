@@ -21,6 +21,7 @@ class Nest:
         self.lane = choose_lane(kernel, self.e.deps, lanes)
 
     def open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
+        """Open a scalar loop over an axis."""
         name = self.e.name(var)
         head = "#pragma unroll\n" if unroll else ""
         head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; ++{name})"

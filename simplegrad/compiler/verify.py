@@ -16,7 +16,15 @@ from simplegrad import ops
 from simplegrad.compiler.axes import dependences, indices, roots, walk
 from simplegrad.compiler.index import Atom, Div, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.kernel import (
-    APPLY, ARG, CONST, GUARD, INDEX, LOAD, REDUCED, Kernel, Value,
+    APPLY,
+    ARG,
+    CONST,
+    GUARD,
+    INDEX,
+    LOAD,
+    REDUCED,
+    Kernel,
+    Value,
 )  # fmt: skip
 from simplegrad.dtypes import DType, bool_, uint32
 from simplegrad.errors import VerifyError
@@ -242,5 +250,3 @@ def _evaluate(index: Index, points: dict[Any, Any]) -> Any:
         else:
             total = total + c * points[atom.order]
     return total
-
-

@@ -63,8 +63,8 @@ _kinds: dict[tuple[Any, ...], Kind] = {}
 class Node:
     """One operation over earlier nodes; immutable but for what execution attaches to it."""
 
-    __slots__ = ("__weakref__", "buffer", "device", "holders", "kind", "leaf", "line", "srcs")
-    __slots__ += ("tracks", "value")
+    __slots__ = ("__weakref__", "buffer", "depth", "device", "holders", "kind", "leaf", "line")
+    __slots__ += ("srcs", "tracks", "value")
 
     kind: Kind
     srcs: tuple[Node, ...]
@@ -76,6 +76,8 @@ class Node:
     """How many live tensors refer to this node; such a node keeps its buffer."""
     tracks: bool
     """Whether gradients flow through this node."""
+    depth: int
+    """Longest chain of operations below that are not computed yet."""
     leaf: weakref.ref[Any] | None
     """The tensor whose ``.grad`` this node's gradient goes to, while that tensor lives."""
     line: tuple[CodeType, int] | None
@@ -86,6 +88,11 @@ class Node:
         self.buffer = self.value = self.leaf = self.line = None
         self.holders = 0
         self.tracks = False
+        depth = 0
+        for src in srcs:
+            if src.depth >= depth:
+                depth = src.depth + 1
+        self.depth = depth
 
     @property
     def op(self) -> Op:

@@ -26,14 +26,14 @@ _plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
 _lock = threading.RLock()
 
 
-def realize(nodes: Sequence[Node]) -> None:
+def realize(nodes: Sequence[Node]) -> list[Node]:
     """Compute nodes and set their `buffer`; nodes on the way that tensors hold keep theirs too.
 
-    Raises `DeviceError` where the nodes live on different devices.
+    Returns all nodes that have a buffer now and had none before. Raises `DeviceError` where the nodes live on different devices.
     """
     wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
     if not wanted:
-        return
+        return []
     order, key, kept = signature(wanted)
     device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
     for node in order:
@@ -51,9 +51,11 @@ def realize(nodes: Sequence[Node]) -> None:
         for node in kept:
             node.device = device
     for node in kept:
+        node.depth = 0
         if not node.tracks:
             node.srcs = ()
     prune([n for n in kept if n.tracks])
+    return kept
 
 
 def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list[Node]]:

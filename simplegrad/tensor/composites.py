@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from simplegrad import dtypes, ops, settings
 from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from simplegrad.graph import build
@@ -162,8 +164,8 @@ class Composites(Contraction):
         return result if bias is None else result.add(self._channels(bias, axis))
 
     def _channels(self, value: Any, axis: int) -> Tensor:
-        value = as_tensor(value, self._node.device)
-        return value.reshape([-1 if a == axis else 1 for a in range(self.ndim)])
+        tensor = as_tensor(value, self._node.device)
+        return tensor.reshape([-1 if a == axis else 1 for a in range(self.ndim)])
 
     def dropout(self, p: float = 0.5, training: bool = True, generator: Any = None) -> Tensor:
         """Return x with each element zeroed with probability `p`, the others times 1 / (1 - p).
@@ -287,7 +289,7 @@ class Composites(Contraction):
         ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
         """
         axis = normalize_axis("cross_entropy", axis, self.ndim)
-        on_host = not isinstance(target, Core)
+        given = target
         target = as_tensor(target, self._node.device)
         logs = self.logsoftmax(axis)
         if target.dtype.is_float:
@@ -303,9 +305,9 @@ class Composites(Contraction):
                 f"{self.shape}; integers of shape {rest} or probabilities are needed"
             )
         classes = self.shape[axis]
-        if on_host or settings.current().check:
-            values = target.numpy()
-            if values.size and not (0 <= values.min() and values.max() < classes):
+        if not isinstance(given, Core) or settings.current().check:
+            values = np.asarray(given)
+            if values.size and not (values.min() >= 0 and values.max() < classes):
                 raise IndexOutOfRange(
                     f"cross_entropy: labels {values.min()} … {values.max()} are not all in "
                     f"0 … {classes - 1}"

@@ -208,7 +208,8 @@ def _next_pair(terms: Sequence[Any], output: tuple[Any, ...]) -> tuple[int, ...]
 @functools.lru_cache(maxsize=1024)
 def _path(terms: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[int, ...]:
     """Return which two of several terms opt_einsum contracts first."""
-    import opt_einsum  # takes a fifth of a second to load, and only chains of operands need it
+    # It takes a fifth of a second to load, and only three operands or more need it.
+    import opt_einsum  # type: ignore[import-untyped]
 
     inputs = [set(axes) for axes, _ in terms]
     sizes = {x: n for axes, shape in terms for x, n in zip(axes, shape, strict=True)}

@@ -93,10 +93,16 @@ def find_device(device: Any) -> Any:
 
 def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[np.ndarray, DType]:
     """Return host data and its dtype; float64 becomes the default float unless `keep`."""
+    if isinstance(data, (list, tuple)) and any(isinstance(v, Core) for v in data):
+        raise DTypeError(
+            f"{name}: a list of tensors would lose their gradients; join them with simplegrad.stack"
+        )
     try:
         array = np.asarray(data)
     except (ValueError, TypeError) as error:
-        raise ShapeError(f"{name}: cannot make an array of this {type(data).__name__}: {error}")
+        raise ShapeError(
+            f"{name}: cannot make an array of this {type(data).__name__}: {error}"
+        ) from None
     if dtype is None:
         if array.dtype.kind not in "biuf":
             raise DTypeError(
@@ -104,7 +110,7 @@ def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[n
                 "convert it to bool, integers or floats first"
             )
         dtype = dtypes.of(array.dtype.name)
-        default = dtype is dtypes.float64 or array.size == 0 and not hasattr(data, "dtype")
+        default = dtype is dtypes.float64 or (array.size == 0 and not hasattr(data, "dtype"))
         if default and dtype.is_float and not keep:
             dtype = dtypes.default_float()
     return array.astype(dtype.numpy, copy=False), dtype
@@ -291,7 +297,7 @@ class Core:
         tracks = self._node.tracks
         if node.tracks:
             node = detached(node)
-        if node.leaf is not None:
+        if node.leaf is not None or any(s.tracks for s in node.srcs):
             node = make(ops.RESHAPE, (node,), node.shape)
         node.holders += 1
         self._node.holders -= 1
@@ -344,7 +350,7 @@ class Core:
 
     def numpy(self) -> np.ndarray:
         """Return the values as a NumPy array (bfloat16 as float32), computed now."""
-        return execution.to_numpy(self._node)
+        return execution.to_numpy(self._node)  # type: ignore[no-any-return]
 
     def cpu(self) -> np.ndarray:
         """Return the values as a NumPy array, as `numpy` does."""
@@ -375,7 +381,7 @@ class Core:
         """Let NumPy's ufuncs give tensors where there is such an operation, else host arrays."""
         name = _UFUNCS.get(ufunc)
         if method == "__call__" and name is not None and not kwargs:
-            return self._ufunc(name, inputs)
+            return self._ufunc(name, inputs)  # type: ignore[attr-defined]
         return getattr(ufunc, method)(*_to_host(inputs), **_to_host(kwargs))
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -445,7 +451,7 @@ def _alias(node: Node, dtype: DType | None, device: Any) -> Node:
     if device is not None:
         device = find_device(device)
         if device is not (node.device or devices.current()):
-            return execution.from_numpy(execution.to_numpy(build.cast(node, dtype)), dtype, device)
+            return host_node("to_device", execution.to_numpy(node), device, dtype, keep=True)
     return make(ops.RESHAPE, (build.cast(detached(node), dtype),), node.shape)
 
 

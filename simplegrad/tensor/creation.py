@@ -160,9 +160,9 @@ def eye(
 
 
 def arange(
-    start: int | float,
-    stop: int | float | None = None,
-    step: int | float = 1,
+    start: Any,
+    stop: Any = None,
+    step: Any = 1,
     dtype: Any = None,
     device: Any = None,
     requires_grad: bool | None = None,

@@ -113,7 +113,7 @@ def track(gradients: Sequence[Node], known: dict[int, Node]) -> None:
     """Let the nodes that a backward pass made (those not `known`) track as forward nodes do."""
     for node in topological(gradients, realized=True):
         if id(node) not in known and node.srcs and node.op.differentiable and node.dtype.is_float:
-            node.tracks = any([s.tracks for s in node.srcs])
+            node.tracks = any(s.tracks for s in node.srcs)
 
 
 def value_and_grad(

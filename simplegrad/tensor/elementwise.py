@@ -120,7 +120,7 @@ def _fast(op: Op, reflected: bool, strict: bool) -> Callable[[Any, Any], Tensor]
                 if y.kind.spec.dtype is spec.dtype and y.device is x.device:
                     node = build.apply(op, y, x) if reflected else build.apply(op, x, y)
                     return lift(node, x, y)
-            elif type(other) is float and spec.dtype.is_float or type(other) is int:
+            elif (type(other) is float and spec.dtype.is_float) or type(other) is int:
                 y = spread(other, x, op.name)
                 node = make(op, (y, x) if reflected else (x, y))
                 return _finish(node, differentiable and x.tracks)

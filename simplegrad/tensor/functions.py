@@ -22,20 +22,20 @@ from simplegrad.tensor.tensor import Tensor
 _METHODS = """
 neg sign abs exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal square sin cos tan asin acos atan
 sinh cosh tanh asinh acosh atanh erf floor ceil round trunc isnan isinf isfinite signbit clip cast
-logical_not bitwise_invert lerp sum prod max min mean var std argmax argmin any all logsumexp cumsum
-cumulative_sum count_nonzero diff reshape flatten permute permute_dims transpose swapaxes moveaxis
-matrix_transpose broadcast_to expand_dims squeeze flip pad as_strided window_view split tile repeat
-roll diagonal take take_along_axis gather one_hot bincount nonzero tensordot outer dot vecdot inner
-relu gelu sigmoid softplus silu leaky_relu elu softmax logsoftmax log_softmax layer_norm batch_norm
-conv1d conv2d maxpool1d maxpool2d avgpool1d avgpool2d dropout cross_entropy mse_loss
-logical_and logical_or logical_xor pow astype
-""".split()
+logical_not bitwise_invert lerp sum prod max min mean var std argmax argmin any all logsumexp
+cumsum cumulative_sum count_nonzero diff reshape flatten permute permute_dims transpose swapaxes
+moveaxis matrix_transpose broadcast_to expand_dims squeeze flip pad as_strided window_view split
+tile repeat roll diagonal take take_along_axis gather one_hot bincount nonzero tensordot outer dot
+vecdot inner relu gelu sigmoid softplus silu leaky_relu elu softmax logsoftmax log_softmax
+layer_norm batch_norm conv1d conv2d maxpool1d maxpool2d avgpool1d avgpool2d dropout cross_entropy
+mse_loss logical_and logical_or logical_xor pow astype
+""".split()  # noqa: SIM905
 
 _BINARY = """
-add subtract multiply divide floor_divide remainder maximum minimum atan2 hypot equal not_equal less
-less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor bitwise_left_shift
+add subtract multiply divide floor_divide remainder maximum minimum atan2 hypot equal not_equal
+less less_equal greater greater_equal bitwise_and bitwise_or bitwise_xor bitwise_left_shift
 bitwise_right_shift sub mul div
-""".split()
+""".split()  # noqa: SIM905
 
 _ALIASES = {
     "negative": "neg",
@@ -88,7 +88,7 @@ FUNCTIONS |= {n: FUNCTIONS[m] for n, m in _ALIASES.items()}
 
 def pow(a: Any, b: Any, /) -> Tensor:
     """Return `a` to the power of `b`; see `Tensor.pow`."""
-    return a.pow(b) if isinstance(a, Core) else binary(ops.POW, a, b)  # type: ignore[attr-defined]
+    return a.pow(b) if isinstance(a, Tensor) else binary(ops.POW, a, b)
 
 
 FUNCTIONS["pow"] = FUNCTIONS["power"] = pow
@@ -128,7 +128,7 @@ def result_type(*values: Any) -> DType:
 
 def can_cast(from_: Any, to: Any, /) -> bool:
     """Return whether promotion ever takes one dtype (or array's dtype) to another."""
-    from_ = from_.dtype if isinstance(from_, Core) else dtypes.of(from_)  # type: ignore[attr-defined]
+    from_ = from_.dtype if isinstance(from_, Core) else dtypes.of(from_)
     to = dtypes.of(to)
     try:
         return dtypes.promote(from_, to) is to
@@ -187,20 +187,20 @@ class IntInfo:
 
 def finfo(dtype: Any, /) -> FloatInfo:
     """Return the limits of a floating dtype, or of an array's."""
-    dtype = dtype.dtype if isinstance(dtype, Core) else dtypes.of(dtype)  # type: ignore[attr-defined]
+    dtype = dtype.dtype if isinstance(dtype, Core) else dtypes.of(dtype)
     if not dtype.is_float:
         raise DTypeError(f"finfo: {dtype} is not floating; use iinfo")
     if dtype is dtypes.bfloat16:
         top = (2 - 2.0**-7) * 2.0**127
         return FloatInfo(16, 2.0**-7, top, -top, 2.0**-126, dtype)
     info: Any = np.finfo(dtype.numpy)
-    numbers = [float(v) for v in (info.eps, info.max, info.min, info.smallest_normal)]
-    return FloatInfo(dtype.itemsize * 8, *numbers, dtype)
+    eps, top, low, normal = map(float, (info.eps, info.max, info.min, info.smallest_normal))
+    return FloatInfo(dtype.itemsize * 8, eps, top, low, normal, dtype)
 
 
 def iinfo(dtype: Any, /) -> IntInfo:
     """Return the limits of an integer dtype, or of an array's."""
-    dtype = dtype.dtype if isinstance(dtype, Core) else dtypes.of(dtype)  # type: ignore[attr-defined]
+    dtype = dtype.dtype if isinstance(dtype, Core) else dtypes.of(dtype)
     if dtype.kind not in "iu":
         raise DTypeError(f"iinfo: {dtype} is not an integer dtype; use finfo")
     return IntInfo(dtype.itemsize * 8, dtype.high, dtype.low, dtype)

@@ -14,7 +14,7 @@ class _Mode(threading.local):
 mode = _Mode()
 
 
-class no_grad(ContextDecorator):  # noqa: N801 - reads as a keyword: ``with no_grad():``
+class no_grad(ContextDecorator):
     """Record no gradients inside a ``with`` block, or inside a function decorated with it.
 
     Results made inside do not track; tensors created inside do not either unless told to. The flag

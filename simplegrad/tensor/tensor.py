@@ -37,7 +37,7 @@ class Tensor(Differentiation, metaclass=_Meta):
     >>> from simplegrad import Tensor
     >>> x = Tensor([[1.0, 2.0], [3.0, 4.0]])
     >>> x.mul(2.0).add(1).sum(axis=0)
-    Tensor([ 8., 12.], dtype=float32)
+    Tensor([10., 14.], dtype=float32)
     >>> x.shape, x.dtype
     ((2, 2), simplegrad.float32)
     """

@@ -118,7 +118,7 @@ def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
         if node.shape != shape:
             raise ShapeError(f"stack: shapes {shape} and {node.shape} differ; reshape or pad one")
     inputs = [t._node for t in tensors if isinstance(t, Core)]
-    wide = shape[:axis] + (1,) + shape[axis:]
+    wide = (*shape[:axis], 1, *shape[axis:])
     return lift(concat_nodes([build.reshape(n, wide) for n in nodes], axis), *inputs)
 
 
@@ -190,12 +190,12 @@ class Views(Elementwise):
         return self._view(build.permute(self._node, order))
 
     @property
-    def T(self) -> Tensor:  # noqa: N802 - the array API's name
+    def T(self) -> Tensor:
         """The axes reversed."""
         return self.transpose()
 
     @property
-    def mT(self) -> Tensor:  # noqa: N802
+    def mT(self) -> Tensor:
         """The last two axes exchanged."""
         if self.ndim < 2:
             raise ShapeError(f"mT: shape {self.shape} has fewer than two axes")
@@ -319,9 +319,13 @@ class Views(Elementwise):
             cuts = [size * i for i in range(1, sections)]
         else:
             cuts = [min(max(c + extent if c < 0 else c, 0), extent) for c in sections]
-        whole = (slice(None),) * axis
         bounds = zip([0, *cuts], [*cuts, extent], strict=True)
-        return [self[(*whole, slice(a, b))] for a, b in bounds]  # type: ignore[index]
+        parts = []
+        for start, end in bounds:
+            steps = [(0, n, 1) for n in self.shape]
+            steps[axis] = (start, max(end - start, 0), 1) if end > start else (0, 0, 1)
+            parts.append(self._view(build.slice_(self._node, steps)))
+        return parts
 
     def tile(self, *repetitions: Any) -> Tensor:
         """Return the whole array repeated along each axis; missing leading axes are added."""
@@ -335,8 +339,11 @@ class Views(Elementwise):
         new = tuple(r * m for r, m in zip(reps, shape, strict=True))
         return self._view(build.reshape(node, new))
 
-    def repeat(self, repeats: int, axis: int | None = None) -> Tensor:
-        """Return each element `repeats` times in a row; without `axis`, of the flat array."""
+    def repeat(self, repeats: Any, axis: int | None = None) -> Tensor:
+        """Return each element `repeats` times in a row; without `axis`, of the flat array.
+
+        `repeats` is an integer, or one for each element along `axis`.
+        """
         if axis is None:
             return self.flatten().repeat(repeats, 0)
         if not hasattr(repeats, "__index__"):

@@ -35,7 +35,8 @@ ACTIVATIONS = {
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation(name: str) -> None:
     for x in (X, EXTREME):
-        want = ACTIVATIONS[name](x.astype(np.float64))
+        with np.errstate(all="ignore"):
+            want = ACTIVATIONS[name](x.astype(np.float64))
         np.testing.assert_allclose(getattr(Tensor(x), name)().numpy(), want, rtol=2e-5, atol=1e-6)
 
 
@@ -68,7 +69,7 @@ def conv(
     x: np.ndarray, w: np.ndarray, padding: int, stride: int, dilation: int, groups: int
 ) -> np.ndarray:
     x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
-    n, c, h, wide = x.shape
+    n, _c, h, wide = x.shape
     o, per, kh, kw = w.shape
     oh, ow = (
         (h - dilation * (kh - 1) - 1) // stride + 1,

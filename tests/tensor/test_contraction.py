@@ -8,12 +8,13 @@ import pytest
 import simplegrad as sg
 from simplegrad import Tensor
 
-SIZES = dict(i=2, j=3, k=4, l=5, b=2, z=1)
+SIZES = {"i": 2, "j": 3, "k": 4, "l": 5, "b": 2, "z": 1}
 CASES = [
-    "ij,jk->ik", "ij,jk", "ij->ji", "ij->", "ij->i", "ji", "ii->i", "ii", "iij->j", "ij,ij->ij", "ij,ij->",
-    "i,j->ij", "i,i->", "bij,bjk->bik", "ij,jk,kl->il", "ij,jk,kl,l", "ij,k->i", "ij,kl->", "iij,jk->ik",
-    "zj,jk->zk", "ij,zk->ik", "...ij,...jk->...ik", "...j,j", "i...->...", "ij...,jk...->ik...", "ijk,kl->ijl",
-    "ji,jk->ik", "i , j -> i j", "ij,ij,ij->i", "z,z->z", "zz->z", "->",
+    "ij,jk->ik", "ij,jk", "ij->ji", "ij->", "ij->i", "ji", "ii->i", "ii", "iij->j", "ij,ij->ij",
+    "ij,ij->", "i,j->ij", "i,i->", "bij,bjk->bik", "ij,jk,kl->il", "ij,jk,kl,l", "ij,k->i",
+    "ij,kl->", "iij,jk->ik", "zj,jk->zk", "ij,zk->ik", "...ij,...jk->...ik", "...j,j",
+    "i...->...", "ij...,jk...->ik...", "ijk,kl->ijl", "ji,jk->ik", "i , j -> i j", "ij,ij,ij->i",
+    "z,z->z", "zz->z", "->",
 ]  # fmt: skip
 
 

@@ -1,0 +1,102 @@
+"""Reverse mode over the graph: from an output's gradient to those of leaves, as new lazy nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from simplegrad import ops
+from simplegrad.autograd.rules import RULES
+from simplegrad.errors import AutogradError
+from simplegrad.graph import build
+from simplegrad.graph.node import Node
+
+
+def backward(root: Node, seed: Node) -> list[tuple[Any, Node]]:
+    """Return (tensor, gradient) for every live leaf tensor that `root` depends on.
+
+    Branches that lead to no live leaf get no nodes. Nothing is computed here.
+    """
+    order = _tracked(root)
+    leaves = [n for n in order if n.leaf is not None and n.leaf() is not None]
+    wanted = _above(order, {id(n) for n in leaves})
+    gradients = _sweep(order, wanted, {id(root): [seed]})
+    pairs = [(n.leaf(), gradients.get(id(n))) for n in leaves if n.leaf is not None]
+    return [(t, g) for t, g in pairs if t is not None and g is not None]
+
+
+def gradients(
+    outputs: Sequence[Node], seeds: Sequence[Node], inputs: Sequence[Node]
+) -> list[Node | None]:
+    """Return the gradient of each input, None where no output depends on it.
+
+    `seeds` are the gradients of the outputs, of the same shapes.
+    """
+    order: list[Node] = []
+    seen: set[int] = set()
+    for output in outputs:
+        order += _tracked(output, seen)
+    start: dict[int, list[Node]] = {}
+    for output, seed in zip(outputs, seeds, strict=True):
+        start.setdefault(id(output), []).append(seed)
+    wanted = _above(order, {id(n) for n in inputs})
+    found = _sweep(order, wanted, start)
+    return [found.get(id(n)) for n in inputs]
+
+
+def _tracked(root: Node, seen: set[int] | None = None) -> list[Node]:
+    """Return the tracking nodes below `root`, operands first, through realized ones too."""
+    order: list[Node] = []
+    seen = set() if seen is None else seen
+    stack: list[Node | None] = [root]
+    while stack:
+        node = stack.pop()
+        if node is None:
+            done = stack.pop()
+            assert done is not None
+            order.append(done)
+        elif id(node) not in seen and node.tracks:
+            seen.add(id(node))
+            stack += [node, None, *reversed(node.srcs)]
+    return order
+
+
+def _above(order: Sequence[Node], leaves: set[int]) -> set[int]:
+    """Return the nodes of a topological order that depend on one of `leaves`."""
+    above = set(leaves)
+    for node in order:
+        if any(id(s) in above for s in node.srcs):
+            above.add(id(node))
+    return above
+
+
+def _sweep(
+    order: Sequence[Node], wanted: set[int], incoming: dict[int, list[Node]]
+) -> dict[int, Node]:
+    """Walk from outputs to leaves; a node's gradients are summed once all have arrived."""
+    result: dict[int, Node] = {}
+    for node in reversed(order):
+        parts = incoming.pop(id(node), None)
+        if parts is None or id(node) not in wanted:
+            continue
+        gradient = result[id(node)] = total(parts)
+        if not node.srcs or not any(id(s) in wanted and s.tracks for s in node.srcs):
+            continue
+        rule = RULES.get(node.op)
+        if rule is None:
+            raise AutogradError(f"backward: {node.op} has no gradient ({node.where}); use detach()")
+        for source, part in zip(node.srcs, rule(node, gradient), strict=True):
+            if part is not None and source.tracks and id(source) in wanted:
+                incoming.setdefault(id(source), []).append(part)
+    return result
+
+
+def total(parts: Sequence[Node]) -> Node:
+    """Return the sum of nodes of one shape, as a balanced tree in the order given."""
+    level = list(parts)
+    while len(level) > 1:
+        pairs = [
+            build.apply(ops.ADD, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)
+        ]
+        level = pairs + level[len(level) // 2 * 2 :]
+    return level[0]

@@ -1,0 +1,262 @@
+"""Optimisers: every step is recorded as one graph and computed at once.
+
+Numbers that change (learning rate, bias corrections) are kernel arguments shared by all
+parameters, so no step compiles anything after the first; small parameters share launches. A step
+makes its parameters fresh leaves: what was recorded before no longer leads to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from simplegrad import ops
+from simplegrad.dtypes import DType
+from simplegrad.errors import AutogradError, ShapeError
+from simplegrad.graph import build
+from simplegrad.graph.build import apply
+from simplegrad.graph.node import Node, scalar
+from simplegrad.graph.prune import prune
+from simplegrad.runtime.realize import from_numpy, realize, to_numpy
+
+Rate = float | Callable[[int], float]
+
+
+class Numbers:
+    """The numbers of one step as nodes: one per value and dtype, shared by all parameters."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[float, DType, Any], Node] = {}
+
+    def of(self, value: float, like: Node) -> Node:
+        """Return `value` as a kernel argument with the dtype of `like`."""
+        key = (value, like.dtype, like.device)
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._nodes[key] = scalar(value, like.dtype, like.device)
+        return node
+
+
+class Optimizer:
+    """Base: `params` are leaf tensors; `learning_rate` is a number or a schedule of the step."""
+
+    names: tuple[str, ...] = ()
+    """The state kept per parameter, each of the parameter's shape, zero at first."""
+
+    def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
+        self.params = list(params)
+        for i, p in enumerate(self.params):
+            if not p._node.tracks or p._node.leaf is None:
+                raise AutogradError(
+                    f"{type(self).__name__}: parameter {i} of shape {p.shape} is not a leaf tensor "
+                    "that tracks gradients; pass Tensor(data) itself, not a result"
+                )
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.steps = 0
+        self.state: dict[int, tuple[Node, ...]] = {}
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        rate = self.learning_rate
+        return float(rate(self.steps)) if callable(rate) else float(rate)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; the next backward pass starts new ones."""
+        for p in self.params:
+            p.grad = None
+
+    def step(self) -> None:
+        """Update every parameter that has a gradient; everything runs as one plan."""
+        numbers = Numbers()
+        updates: list[tuple[int, Any, Node, tuple[Node, ...]]] = []
+        for i, p in enumerate(self.params):
+            if p.grad is not None:
+                state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
+                new, state = self.update(p._node, p.grad._node, state, numbers)
+                updates.append((i, p, new, state))
+        self.steps += 1
+        kept = realize([n for _, _, new, state in updates for n in (new, *state)])
+        for i, p, new, state in updates:
+            self.state[i] = state
+            p._replace(new)
+        prune(kept)
+
+    def _zeros(self, like: Node) -> Node:
+        return build.full(0, like.shape, like.dtype, like.device)
+
+    def update(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """Return the new parameter and its new state as lazy nodes."""
+        raise NotImplementedError
+
+    def _decayed(self, p: Node, g: Node, numbers: Numbers) -> Node:
+        """Return the gradient with L2 regularisation added."""
+        if not self.weight_decay:
+            return g
+        return apply(ops.ADD, g, apply(ops.MUL, p, numbers.of(self.weight_decay, p)))
+
+    def _shrunk(self, p: Node, numbers: Numbers) -> Node:
+        """Return the parameter after decoupled weight decay (Loshchilov and Hutter, 2019)."""
+        if not self.weight_decay:
+            return p
+        return apply(ops.MUL, p, numbers.of(1 - self.rate * self.weight_decay, p))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps and every state array, as NumPy arrays by name."""
+        arrays = {
+            f"{i}.{name}": to_numpy(node)
+            for i, nodes in self.state.items()
+            for name, node in zip(self.names, nodes, strict=True)
+        }
+        return {"steps": self.steps, **arrays}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take what `state_dict` returned; raises `ShapeError` listing all that does not fit."""
+        faults, loaded = [], {}
+        for i, p in enumerate(self.params):
+            arrays = [np.asarray(state[k]) for n in self.names if (k := f"{i}.{n}") in state]
+            if arrays and len(arrays) != len(self.names):
+                faults.append(f"parameter {i} lacks some of {self.names}")
+            elif any(a.shape != p.shape for a in arrays):
+                faults.append(f"parameter {i} has shape {p.shape}, its state {arrays[0].shape}")
+            elif arrays:
+                node = p._node
+                loaded[i] = tuple(from_numpy(a, node.dtype, node.device) for a in arrays)
+        if faults:
+            raise ShapeError("load_state_dict: " + "; ".join(faults))
+        self.state, self.steps = loaded, int(state["steps"])
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum and Nesterov's variant (Sutskever et al., 2013)."""
+
+    names = ("velocity",)
+
+    def __init__(
+        self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
+        nesterov: bool = False, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(params, learning_rate, weight_decay)
+        self.momentum, self.nesterov = momentum, nesterov
+        if not momentum:
+            self.names = ()
+
+    def update(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """v = momentum v + g;  p -= rate (v, or g + momentum v for Nesterov)."""
+        g = self._decayed(p, g, numbers)
+        if state:
+            momentum = numbers.of(self.momentum, p)
+            velocity = apply(ops.ADD, apply(ops.MUL, state[0], momentum), g)
+            state = (velocity,)
+            ahead = apply(ops.ADD, g, apply(ops.MUL, velocity, momentum))
+            g = ahead if self.nesterov else velocity
+        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of(self.rate, p))), state
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba, 2015), epsilon outside the root; weight decay is added to g."""
+
+    names = ("mean", "square")
+
+    def __init__(
+        self, params: Iterable[Any], learning_rate: Rate = 0.01, epsilon: float = 1e-7,
+        beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(params, learning_rate, weight_decay)
+        self.epsilon, self.beta1, self.beta2 = epsilon, beta1, beta2
+
+    def update(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """m, v: running means of g, g²;  p -= rate m/(1-β1ᵗ) / (√(v/(1-β2ᵗ)) + ε)."""
+        return self._moved(p, self._decayed(p, g, numbers), state, numbers)
+
+    def _moved(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        mean = _running(state[0], g, self.beta1, numbers)
+        square = _running(state[1], apply(ops.MUL, g, g), self.beta2, numbers)
+        t = self.steps + 1
+        size = numbers.of(self.rate / (1 - self.beta1**t), p)
+        unbias = numbers.of(1 / (1 - self.beta2**t), p)
+        root = apply(ops.SQRT, apply(ops.MUL, square, unbias))
+        below = apply(ops.ADD, root, numbers.of(self.epsilon, p))
+        move = apply(ops.DIV, apply(ops.MUL, mean, size), below)
+        return apply(ops.SUB, p, move), (mean, square)
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
+
+    def __init__(
+        self, params: Iterable[Any], learning_rate: Rate = 0.001, epsilon: float = 1e-8,
+        beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01,
+    ) -> None:  # fmt: skip
+        super().__init__(params, learning_rate, epsilon, beta1, beta2, weight_decay)
+
+    def update(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """As Adam, on a parameter that first shrinks by rate · weight_decay."""
+        return self._moved(self._shrunk(p, numbers), g, state, numbers)
+
+
+class RMSprop(Optimizer):
+    """RMSprop (Tieleman and Hinton, 2012): steps scaled by a running root mean square."""
+
+    names = ("square",)
+
+    def __init__(
+        self, params: Iterable[Any], learning_rate: Rate = 0.01, decay: float = 0.99,
+        epsilon: float = 1e-8, weight_decay: float = 0.0,
+    ) -> None:  # fmt: skip
+        super().__init__(params, learning_rate, weight_decay)
+        self.decay, self.epsilon = decay, epsilon
+
+    def update(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """v: running mean of g²;  p -= rate g / (√v + ε)."""
+        g = self._decayed(p, g, numbers)
+        square = _running(state[0], apply(ops.MUL, g, g), self.decay, numbers)
+        below = apply(ops.ADD, apply(ops.SQRT, square), numbers.of(self.epsilon, p))
+        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of(self.rate, p)), below)
+        return apply(ops.SUB, p, move), (square,)
+
+
+def _running(old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
+    """Return decay · old + (1 - decay) · new."""
+    kept = apply(ops.MUL, old, numbers.of(decay, old))
+    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(1 - decay, new)))
+
+
+def clip_value(params: Iterable[Any], most: float) -> None:
+    """Replace every gradient by itself clipped to -most … most, lazily."""
+    for p in params:
+        if p.grad is not None:
+            p.grad = p.grad.clip(-most, most)
+
+
+def clip_norm(params: Iterable[Any], most: float) -> Any:
+    """Scale all gradients so that their common Euclidean norm is at most `most`, lazily.
+
+    Returns the norm before clipping, a zero-dimensional tensor.
+    """
+    params = [p for p in params if p.grad is not None]
+    if not params:
+        raise AutogradError("clip_norm: no parameter has a gradient; call backward() first")
+    squares = [(p.grad * p.grad).sum() for p in params]
+    total = squares[0]
+    for square in squares[1:]:
+        total = total + square
+    norm = total.sqrt()
+    scale = (most / (norm + 1e-6)).minimum(1.0)
+    for p in params:
+        p.grad = p.grad * scale
+    return norm

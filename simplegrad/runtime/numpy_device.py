@@ -1,0 +1,200 @@
+"""The reference device: every operation of the graph, one by one, in NumPy.
+
+Values are computed in the compute type of their dtype and then rounded to it: float16 and
+bfloat16 in float32, bfloat16 being kept as float32 numbers that fit. Integers wrap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from simplegrad import dtypes, ops, settings
+from simplegrad.dtypes import DType
+from simplegrad.errors import IndexOutOfRange
+from simplegrad.graph.node import Node, const_value
+from simplegrad.ops import Op
+
+Rule = Callable[[Node, "list[Any]"], Any]
+
+
+class NumpyDevice:
+    """Interprets graphs on the host; its buffers are contiguous NumPy arrays."""
+
+    name = "numpy"
+    kind = "numpy"
+    identity = "numpy"
+
+    def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
+        """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
+        uses: dict[Node, int] = {}
+        for node in order:
+            if node.buffer is None:
+                for src in node.srcs:
+                    uses[src] = uses.get(src, 0) + 1
+        wanted = set(targets)
+        values: dict[Node, Any] = {}
+        with np.errstate(all="ignore"):
+            for node in order:
+                if node.buffer is not None:
+                    values[node] = node.buffer
+                    continue
+                value = compute(node, [values[s] for s in node.srcs])
+                for src in node.srcs:
+                    uses[src] -= 1
+                    if not uses[src]:
+                        del values[src]
+                if node in wanted or (node.holders and node.srcs):
+                    value = np.array(value, order="C", ndmin=0)
+                    node.buffer = value
+                values[node] = value
+
+    def from_host(self, array: Any, dtype: DType) -> Any:
+        """Return a copy of host data in `dtype`."""
+        return rounded(np.array(array, order="C"), dtype)
+
+    def to_host(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
+        """Return a copy of a buffer (bfloat16 as float32)."""
+        return buffer.copy()
+
+    def synchronize(self) -> None:
+        """Do nothing: everything is done when it is asked for."""
+
+    def memory_stats(self) -> dict[str, int]:
+        """Return zeros: NumPy's memory is the host's."""
+        return {"in_use_bytes": 0, "held_bytes": 0, "peak_bytes": 0}
+
+
+def rounded(array: Any, dtype: DType) -> Any:
+    """Return an array as `dtype` holds it."""
+    if dtype is not dtypes.bfloat16:
+        return np.asarray(array, dtype=dtype.numpy)
+    array = np.ascontiguousarray(array, np.float32).reshape(np.shape(array))
+    bits = array.view(np.uint32)
+    even = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(
+        0xFFFF0000
+    )
+    return np.where(np.isnan(array), array, even.view(np.float32))
+
+
+def compute(node: Node, srcs: list[Any]) -> Any:
+    """Return the value of one operation over NumPy operands."""
+    rule = _RULES.get(node.op)
+    if rule is not None:
+        return rule(node, srcs)
+    assert node.op.numpy is not None, node
+    wide = [s.astype(np.float32) if s.dtype == np.float16 else s for s in srcs]
+    return rounded(node.op.numpy(*wide), node.dtype)
+
+
+def _leaf(node: Node, srcs: list[Any]) -> Any:
+    if node.op is ops.IOTA:
+        return np.arange(node.arg).astype(node.dtype.numpy)
+    value = node.value if node.op is ops.SCALAR else const_value(node)
+    if node.dtype.kind in "ui":
+        value = np.array(int(value)).astype(node.dtype.numpy)
+    return rounded(np.array(value), node.dtype)
+
+
+def _cast(node: Node, srcs: list[Any]) -> Any:
+    return rounded(srcs[0].astype(node.dtype.numpy), node.dtype)
+
+
+def _reduce(node: Node, srcs: list[Any]) -> Any:
+    x, axes = srcs[0], node.arg
+    assert node.op.numpy is not None
+    if node.op in (ops.ARGMAX, ops.ARGMIN):
+        kept = [a for a in range(x.ndim) if a not in axes]
+        rows = x.transpose([*kept, *axes]).reshape([x.shape[a] for a in kept] + [-1])
+        return node.op.numpy(rows, axis=-1).astype(np.int64)
+    kind = node.dtype.numpy if node.dtype.kind in "ui" else None
+    if x.dtype == np.float16:
+        x = x.astype(np.float32)
+    if node.op in (ops.SUM, ops.PROD):
+        return rounded(node.op.numpy(x, axis=axes, dtype=kind), node.dtype)
+    return rounded(node.op.numpy(x, axis=axes), node.dtype)
+
+
+def _slice(node: Node, srcs: list[Any]) -> Any:
+    cut = []
+    for start, extent, step in node.arg:
+        stop = start + extent * step
+        cut.append(slice(start, None if stop < 0 else stop, step) if extent else slice(0, 0))
+    return srcs[0][tuple(cut)]
+
+
+def _pad(node: Node, srcs: list[Any]) -> Any:
+    widths, fill = node.arg
+    value = fill == "True" if fill in ("True", "False") else float(fill)
+    if node.dtype.kind in "ui":
+        value = int(value)
+    result = np.full(node.shape, value, srcs[0].dtype)
+    if srcs[0].size:
+        place = tuple(
+            slice(before, before + (n - 1) * (between + 1) + 1, between + 1)
+            for (before, _, between), n in zip(widths, srcs[0].shape, strict=True)
+        )
+        result[place] = srcs[0]
+    return result
+
+
+def _as_strided(node: Node, srcs: list[Any]) -> Any:
+    shape, strides, offset = node.arg
+    flat = np.ascontiguousarray(srcs[0]).reshape(-1)
+    steps = [s * flat.itemsize for s in strides]
+    if 0 in shape:
+        return np.zeros(shape, flat.dtype)
+    return np.lib.stride_tricks.as_strided(flat[offset:], shape, steps)
+
+
+def _einsum(node: Node, srcs: list[Any]) -> Any:
+    operands: list[Any] = []
+    for x, subscript in zip(srcs, node.arg[:-1], strict=True):
+        operands += [x.astype(np.float32) if x.dtype == np.float16 else x, list(subscript)]
+    return rounded(np.einsum(*operands, list(node.arg[-1]), optimize=True), node.dtype)
+
+
+def _take(node: Node, srcs: list[Any]) -> Any:
+    x, indices = srcs
+    n = x.shape[node.arg]
+    if settings.current().check and indices.size and not (0 <= indices.min() <= indices.max() < n):
+        raise IndexOutOfRange(
+            f"take: indices {indices.min()} … {indices.max()} on an axis of {n} ({node.where})"
+        )
+    return np.take(x, np.clip(indices.astype(np.int64), 0, max(n - 1, 0)), axis=node.arg)
+
+
+def _scatter_add(node: Node, srcs: list[Any]) -> Any:
+    indices, rows = srcs
+    wide = rows.astype(np.float32) if rows.dtype == np.float16 else rows
+    inside = (indices >= 0) & (indices < node.arg)
+    if settings.current().check and not inside.all():
+        raise IndexOutOfRange(f"scatter_add: an index is outside 0 … {node.arg - 1} ({node.where})")
+    result = np.zeros(node.shape, wide.dtype)
+    np.add.at(result, indices[inside].astype(np.int64), wide[inside])
+    return rounded(result, node.dtype)
+
+
+def _cumsum(node: Node, srcs: list[Any]) -> Any:
+    x = srcs[0].astype(np.float32) if srcs[0].dtype == np.float16 else srcs[0]
+    return rounded(np.cumsum(x, axis=node.arg, dtype=x.dtype), node.dtype)
+
+
+_RULES: dict[Op, Rule] = {
+    ops.SCALAR: _leaf,
+    ops.CONST: _leaf,
+    ops.IOTA: _leaf,
+    ops.CAST: _cast,
+    ops.RESHAPE: lambda node, srcs: srcs[0].reshape(node.shape),
+    ops.PERMUTE: lambda node, srcs: srcs[0].transpose(node.arg),
+    ops.EXPAND: lambda node, srcs: np.broadcast_to(srcs[0], node.shape),
+    ops.SLICE: _slice,
+    ops.PAD: _pad,
+    ops.AS_STRIDED: _as_strided,
+    ops.EINSUM: _einsum,
+    ops.TAKE: _take,
+    ops.SCATTER_ADD: _scatter_add,
+    ops.CUMSUM: _cumsum,
+} | dict.fromkeys(ops.of_kind(ops.REDUCE), _reduce)
