@@ -77,8 +77,8 @@ bfloat16 = _float("bfloat16", 2, "float32", "ushort", "float")
 float32 = _float("float32", 4, "float32", "float", "float")
 float64 = _float("float64", 8, "float64", "double", "double")
 
-ALL = (bool_, int8, int16, int32, int64, uint8, uint16, uint32, uint64)
-ALL += (float16, bfloat16, float32, float64)
+_INTEGERS = (int8, int16, int32, int64, uint8, uint16, uint32, uint64)
+ALL = (bool_, *_INTEGERS, float16, bfloat16, float32, float64)
 _BY_NAME = {d.name: d for d in ALL}
 _BY_NUMPY = {d.numpy: d for d in ALL if d is not bfloat16}
 _PYTHON = {bool: bool_, int: int64, float: float32}
@@ -107,7 +107,7 @@ def of(dtype: Any) -> DType:
         return dtype
     if isinstance(dtype, str) and dtype in _BY_NAME:
         return _BY_NAME[dtype]
-    if dtype in (bool, int, float):
+    if dtype is bool or dtype is int or dtype is float:
         return _default_float if dtype is float else _PYTHON[dtype]
     try:
         return _BY_NUMPY[np.dtype(dtype)]

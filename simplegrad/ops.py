@@ -343,12 +343,8 @@ SUM = _row("sum", REDUCE, 1, kinds="uif", numpy=np.sum, c="({0} + {1})", identit
 PROD = _row("prod", REDUCE, 1, kinds="uif", numpy=np.prod, c="({0} * {1})", identity=lambda d: 1)
 MAX = _row("max", REDUCE, 1, numpy=np.max, c=MAXIMUM.c, identity=lambda d: d.low)
 MIN = _row("min", REDUCE, 1, numpy=np.min, c=MINIMUM.c, identity=lambda d: d.high)
-ARGMAX = _row(
-    "argmax", REDUCE, 1, numpy=np.argmax, identity=lambda d: d.low, differentiable=False
-)
-ARGMIN = _row(
-    "argmin", REDUCE, 1, numpy=np.argmin, identity=lambda d: d.high, differentiable=False
-)
+ARGMAX = _row("argmax", REDUCE, 1, numpy=np.argmax, identity=lambda d: d.low, differentiable=False)
+ARGMIN = _row("argmin", REDUCE, 1, numpy=np.argmin, identity=lambda d: d.high, differentiable=False)
 
 # Views: index arithmetic, no work of their own ---------------------------------------------------
 

@@ -95,8 +95,6 @@ def total(parts: Sequence[Node]) -> Node:
     """Return the sum of nodes of one shape, as a balanced tree in the order given."""
     level = list(parts)
     while len(level) > 1:
-        pairs = [
-            build.apply(ops.ADD, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)
-        ]
+        pairs = [build.apply(ops.ADD, level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         level = pairs + level[len(level) // 2 * 2 :]
     return level[0]

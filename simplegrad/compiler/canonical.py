@@ -56,7 +56,9 @@ def _expand(node: Node, pieces: list[Node]) -> Node:
 def _einsum(node: Node, pieces: list[Node]) -> Node:
     """Return the sum of products over views that share one index space (output, then summed)."""
     *subscripts, output = node.arg
-    factors = [_presum(s, x, output, subscripts) for s, x in zip(subscripts, node.srcs, strict=True)]
+    factors = [
+        _presum(s, x, output, subscripts) for s, x in zip(subscripts, node.srcs, strict=True)
+    ]
     extents = {i: n for s, x in factors for i, n in zip(s, x.shape, strict=True)}
     summed = [i for i in extents if i not in output]
     space = [*output, *summed]

@@ -90,7 +90,8 @@ def _group(kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var]) -
             rest = rest // part.extent
     rewriter = Rewriter(dict(changes))
     new = rewriter.kernel(kernel, tuple(axes), (k,))
-    return Product(new, rewriter.value(a), rewriter.value(b), *axes, k)
+    batch, m, n = axes
+    return Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
 
 
 def _flat(name: str, axes: Sequence[Var]) -> Var:

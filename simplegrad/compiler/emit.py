@@ -125,7 +125,7 @@ class Emitter:
         self.arrays: dict[Any, Kept] = {}
         """What was computed before, by value id or reduction number."""
         axes = (*kernel.outer, *kernel.reduce)
-        self._scopes = [_Scope("", {v: ("0", 1) for v in _all_variables(kernel) - set(axes)})]
+        self._scopes = [_Scope("", dict.fromkeys(_all_variables(kernel) - set(axes), ("0", 1)))]
         self._names: dict[Var, str] = {}
         self._counter = 0
         for var in axes:

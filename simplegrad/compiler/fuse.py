@@ -239,35 +239,37 @@ class Fuser:
         size, outer = size_of(group.domain), _outer_size(group)
         if reduce:
             if domain != group.domain or (group.reduced and group.reduced != reduced):
-                return self._no(f"it reduces axes {reduced} of {domain}, the kernel before another")
+                self.why = f"it reduces axes {reduced} of {domain}, the kernel before another"
+                return None
             if group.contraction:
-                return self._no("a contraction runs alone with what follows it")
+                self.why = "a contraction runs alone with what follows it"
+                return None
             if not group.reduced and not self._parallel(domain, reduced):
-                return self._no("in one kernel too few work-items would be left")
+                self.why = "in one kernel too few work-items would be left"
+                return None
             full = False
         elif _ones_off(root.shape) == _ones_off(group.domain) or (
             not group.reduced and root.size == size
         ):
             full = True
             if group.contraction:
-                return self._no("a contraction's products are never stored")
+                self.why = "a contraction's products are never stored"
+                return None
         elif group.reduced and root.size == outer:
             full = False
         else:
-            return self._no(f"its shape {root.shape} is not that of the kernel before")
+            self.why = f"its shape {root.shape} is not that of the kernel before"
+            return None
         if (full or (reduce and group.reduced)) and group.reduced:
             if not self._parallel(group.domain, group.reduced):
-                return self._no("in one kernel too few work-items would be left")
+                self.why = "in one kernel too few work-items would be left"
+                return None
         group.full[id(root)] = full
         reading = self._read(root, group)
         if not self._legal(root, group, reading):
             del group.full[id(root)]
             return None
         return reading
-
-    def _no(self, reason: str) -> None:
-        """Keep the reason for `explain`."""
-        self.why = reason
 
     def _parallel(self, domain: Shape, reduced: tuple[int, ...]) -> bool:
         """Whether one work-item (or group) per outer position keeps the device busy."""
@@ -283,10 +285,10 @@ class Fuser:
                 related = True
                 here = flatten(group.position(node), node.shape)
                 if reading.flats[ident] != {here}:
-                    self._no(f"it reads {node.op} at other positions than it is computed at")
+                    self.why = f"it reads {node.op} at other positions than it is computed at"
                     return False
             elif home is not None and home.ancestors >> group.number & 1:
-                self._no("it also reads a kernel that needs the kernel before")
+                self.why = "it also reads a kernel that needs the kernel before"
                 return False
             elif node.size > 1 and ident in group.reads:
                 related = True
@@ -294,10 +296,10 @@ class Fuser:
             return False
         args = len(group.reads.keys() | reading.nodes.keys()) + 2 * len(group.members) + 2
         if args > self.limits.max_args:
-            self._no(f"the device takes {self.limits.max_args} kernel parameters")
+            self.why = f"the device takes {self.limits.max_args} kernel parameters"
             return False
         if group.weight + reading.weight > MAX_NODES:
-            self._no(f"a kernel holds at most {MAX_NODES} operations")
+            self.why = f"a kernel holds at most {MAX_NODES} operations"
             return False
         return related or not group.reduced
 

@@ -15,7 +15,15 @@ from simplegrad import ops
 from simplegrad.compiler.fuse import SMALL, Group, Limits
 from simplegrad.compiler.index import Div, Dyn, Index, Mod, Var, flatten
 from simplegrad.compiler.kernel import (
-    INDEX, LOAD, REDUCED, Arg, Kernel, Output, Reduction, Split, Value,
+    INDEX,
+    LOAD,
+    REDUCED,
+    Arg,
+    Kernel,
+    Output,
+    Reduction,
+    Split,
+    Value,
 )  # fmt: skip
 from simplegrad.compiler.lower import Builder
 from simplegrad.graph.infer import size_of
@@ -61,7 +69,10 @@ def lower(group: Group, roots: frozenset[int], limits: Limits) -> list[Lowered]:
         args=tuple(builder.args),
         reductions=tuple(reductions),
         outputs=tuple(outputs),
-        notes={"lines": [m.where for m in group.members], "ops": [m.op.name for m in group.members]},
+        notes={
+            "lines": [m.where for m in group.members],
+            "ops": [m.op.name for m in group.members],
+        },
     )
     kernel = split_axes(kernel)
     nodes = tuple(builder.sources)
@@ -236,9 +247,7 @@ def _parts(kernel: Kernel, limits: Limits) -> int:
     return parts if parts > 1 else 0
 
 
-def _two_stages(
-    kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int
-) -> list[Lowered]:
+def _two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int) -> list[Lowered]:
     axis = max(kernel.reduce, key=lambda v: v.extent)
     length = -(-axis.extent // parts)
     parts = -(-axis.extent // length)
@@ -362,5 +371,3 @@ class _Renumber(Rewriter):
         if value.arg >= 0 and value.form != REDUCED:
             new = replace(new, arg=self.numbers[value.arg])
         return new
-
-

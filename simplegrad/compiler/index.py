@@ -58,6 +58,8 @@ class Div:
     """``index // k``."""
 
     __slots__ = ("high", "index", "k", "low", "order")
+    low: int
+    high: int
 
     def __init__(self, index: Index, k: int) -> None:
         self.index, self.k = index, k
@@ -72,6 +74,8 @@ class Mod:
     """``index % k``, never negative."""
 
     __slots__ = ("high", "index", "k", "low", "order")
+    low: int
+    high: int
 
     def __init__(self, index: Index, k: int) -> None:
         self.index, self.k, self.low, self.high = index, k, 0, k - 1
@@ -88,6 +92,8 @@ class Index:
     """``const + Σ coefficient·atom``, immutable; `low` and `high` bound its value."""
 
     __slots__ = ("const", "high", "key", "low", "terms")
+    low: int
+    high: int
 
     def __init__(self, terms: tuple[tuple[Atom, int], ...], const: int) -> None:
         self.terms, self.const = terms, const
@@ -134,11 +140,11 @@ class Index:
         if k == 1:
             return self
         whole, rest = self._split(k)
-        if 0 <= rest.low and rest.high < k:
+        if rest.low >= 0 and rest.high < k:
             return whole
         g = math.gcd(k, *[c for _, c in rest.terms if _divides(c, k)] or [k])
         coarse, fine = rest._split(g)
-        if 1 < g < k and 0 <= fine.low and fine.high < g:
+        if 1 < g < k and fine.low >= 0 and fine.high < g:
             return whole + coarse // (k // g)
         shift = rest.const // k
         rest = rest + -shift * k
@@ -148,14 +154,14 @@ class Index:
         if k == 1:
             return Index((), 0)
         _, rest = self._split(k)
-        if 0 <= rest.low and rest.high < k:
+        if rest.low >= 0 and rest.high < k:
             return rest
         g = math.gcd(k, *[c for _, c in rest.terms if _divides(c, k)] or [k])
         coarse, fine = rest._split(g)
-        if 1 < g < k and 0 <= fine.low and fine.high < g:
+        if 1 < g < k and fine.low >= 0 and fine.high < g:
             return (coarse % (k // g)) * g + fine
         rest = rest + -(rest.const // k) * k
-        if 0 <= rest.low and rest.high < k:
+        if rest.low >= 0 and rest.high < k:
             return rest
         return Index.of(Mod(rest, k))
 
@@ -168,7 +174,7 @@ class Index:
         if b.low < 0 or b.high >= k:
             # Another representative of the constant may fit: -1*x + 3 within 0 … k-1.
             b2 = Index(tuple(rest), self.const)
-            if 0 <= b2.low and b2.high < k:
+            if b2.low >= 0 and b2.high < k:
                 return Index(tuple(whole), 0), b2
         return a, b
 

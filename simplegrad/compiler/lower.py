@@ -12,7 +12,14 @@ from typing import Any
 from simplegrad import dtypes, ops
 from simplegrad.compiler.index import Dyn, Guard, Index, flatten, unflatten
 from simplegrad.compiler.kernel import (
-    APPLY, ARG, CONST, GUARD, INDEX, LOAD, Arg, Value,
+    APPLY,
+    ARG,
+    CONST,
+    GUARD,
+    INDEX,
+    LOAD,
+    Arg,
+    Value,
 )  # fmt: skip
 from simplegrad.dtypes import DType
 from simplegrad.graph.node import Node, const_value
@@ -148,8 +155,8 @@ def source_position(node: Node, position: Position) -> tuple[Position, tuple[Gua
         pairs = zip(shape, position, strict=True)
         return tuple(Index.of(0) if n == 1 else i for n, i in pairs), ()
     if op is ops.SLICE:
-        pairs = zip(arg, position, strict=True)
-        return tuple(i * step + start for (start, _, step), i in pairs), ()
+        steps = zip(arg, position, strict=True)
+        return tuple(i * step + start for (start, _, step), i in steps), ()
     if op is ops.AS_STRIDED:
         flat = Index.of(arg[2])
         for stride, index in zip(arg[1], position, strict=True):

@@ -208,7 +208,11 @@ def _batches(
     for i in sorted(range(len(lowered)), key=lambda i: levels[i]):
         bytes_ = _POINTER * len(lowered[i].kernel.args)
         axes = lowered[i].kernel.outer + lowered[i].kernel.reduce
-        small = fusion and not bodies[i].template and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
+        small = (
+            fusion
+            and not bodies[i].template
+            and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
+        )
         batch, used = open_.get(levels[i], ([], room))
         if batch and bodies[batch[0]].group_size != bodies[i].group_size:
             batch = []

@@ -79,10 +79,7 @@ def flip(x: Node, axes: Sequence[int]) -> Node:
     """Return `x` reversed along some axes."""
     return slice_(
         x,
-        [
-            (n - 1, n, -1) if a in axes and n else (0, n, 1)
-            for a, n in enumerate(x.shape)
-        ],
+        [(n - 1, n, -1) if a in axes and n else (0, n, 1) for a, n in enumerate(x.shape)],
     )
 
 

@@ -78,7 +78,8 @@ def _where(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     (shape, cond), a, b = ins
     if cond is not dtypes.bool_ or a != b or a[0] != shape:
         raise VerifyError(f"where: operands do not agree, {[(s, str(d)) for s, d in ins]}")
-    return a
+    shape, dtype = a
+    return shape, dtype
 
 
 def _reduce(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
@@ -183,7 +184,8 @@ def _scatter_add(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 
 
 def _cumsum(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
-    return ins[0]
+    shape, dtype = ins[0]
+    return shape, dtype
 
 
 _RULES = {

@@ -63,8 +63,10 @@ _kinds: dict[tuple[Any, ...], Kind] = {}
 class Node:
     """One operation over earlier nodes; immutable but for what execution attaches to it."""
 
-    __slots__ = ("__weakref__", "buffer", "depth", "device", "holders", "kind", "leaf", "line")
-    __slots__ += ("srcs", "tracks", "value")
+    __slots__ = (
+        "__weakref__", "below", "buffer", "depth", "device", "holders", "kind", "leaf", "line",
+        "srcs", "tracks", "value",
+    )  # fmt: skip
 
     kind: Kind
     srcs: tuple[Node, ...]
@@ -80,12 +82,14 @@ class Node:
     """Longest chain of operations below that are not computed yet."""
     leaf: weakref.ref[Any] | None
     """The tensor whose ``.grad`` this node's gradient goes to, while that tensor lives."""
+    below: weakref.ref[Node] | None
+    """A leaf that gradients from here reach, as far as was known last (see `prune`)."""
     line: tuple[CodeType, int] | None
     device: Any
 
     def __init__(self, kind: Kind, srcs: tuple[Node, ...], device: Any) -> None:
         self.kind, self.srcs, self.device = kind, srcs, device
-        self.buffer = self.value = self.leaf = self.line = None
+        self.buffer = self.value = self.leaf = self.line = self.below = None
         self.holders = 0
         self.tracks = False
         depth = 0

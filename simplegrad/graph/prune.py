@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 
 from simplegrad.graph.node import Node
@@ -13,31 +14,37 @@ def prune(nodes: Sequence[Node]) -> None:
     Nobody could read a gradient that flows there: the leaves' tensors are gone, or an optimiser
     has made them fresh leaves since.
     """
-    useful: dict[Node, bool] = {}
+    useless: set[Node] = set()
     for node in nodes:
-        if node.buffer is not None and node.srcs and not leads_to_leaf(node, useful):
-            node.srcs = ()
+        if node.buffer is not None and node.srcs:
+            found = live_leaf(node, useless)
+            if found is None:
+                node.srcs = ()
+            else:
+                node.below = weakref.ref(found)
 
 
-def leads_to_leaf(root: Node, known: dict[Node, bool]) -> bool:
-    """Return whether a gradient from `root` reaches a live leaf tensor; `known` is filled."""
-    stack: list[tuple[Node, bool]] = [(root, False)]
+def live_leaf(root: Node, useless: set[Node]) -> Node | None:
+    """Return a leaf node below `root` whose tensor lives, or None.
+
+    `useless` collects nodes that lead to none. A leaf found in an earlier call is found again at
+    once, so that looking at every link of a growing chain takes linear time in all.
+    """
+    stack = [root]
+    seen: list[Node] = []
     while stack:
-        node, done = stack.pop()
-        if done:
-            known[node] = known[node] or any(known.get(s, False) for s in node.srcs)
+        node = stack.pop()
+        if node in useless:
             continue
-        if node in known:
-            continue
-        known[node] = node.leaf is not None and node.leaf() is not None
-        if known[node]:
-            # Everything above this leaf is useful: no need to look at the rest.
-            for above, finished in stack:
-                if finished:
-                    known[above] = True
-            if known.get(root):
-                return True
-        elif node.tracks:
-            stack.append((node, True))
-            stack.extend((s, False) for s in node.srcs)
-    return known[root]
+        found: Node | None = node
+        if node.leaf is None:
+            found = node.below() if node.below is not None else None
+        if found is not None and found.leaf is not None and found.leaf() is not None:
+            # What was seen on the way may still lead somewhere: only a full walk tells.
+            useless.difference_update(seen)
+            return found
+        useless.add(node)
+        seen.append(node)
+        if node.tracks:
+            stack.extend(node.srcs)
+    return None

@@ -134,7 +134,7 @@ class Optimizer:
 class SGD(Optimizer):
     """Gradient descent, with momentum and Nesterov's variant (Sutskever et al., 2013)."""
 
-    names = ("velocity",)
+    names: tuple[str, ...] = ("velocity",)
 
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,

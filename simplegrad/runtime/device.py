@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +34,6 @@ class Device(ABC):
     identity: str
     limits: Limits
     lock: threading.RLock
-    on_launch: Callable[[Any], None] | None
 
     @abstractmethod
     def allocate(self, nbytes: int) -> Any:
@@ -58,6 +56,12 @@ class Device(ABC):
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
+
+    @abstractmethod
+    def launch_timed(
+        self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
+    ) -> tuple[int, int]:
+        """Run a kernel to its end; return when it began and ended, in the device's nanoseconds."""
 
     @abstractmethod
     def synchronize(self) -> None:

@@ -6,7 +6,8 @@ import os
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,6 @@ class OpenCLDevice(Device):
         self.queue = cl.CommandQueue(self.context)
         self._timed_queue: Any = None
         self.lock = threading.RLock()
-        self.on_launch: Callable[[Any], None] | None = None
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
         self._pid = os.getpid()
@@ -80,7 +80,8 @@ class OpenCLDevice(Device):
             f" y[0] = (float)(x * x + ({ctype})1); }}"
         )
         try:
-            program = self._cl.Program(self.context, source).build(cache_dir=False)
+            with self._quiet():
+                program = self._cl.Program(self.context, source).build(cache_dir=False)
             memory = np.full(1, 3.0, np.float32)
             flags = self._cl.mem_flags.READ_WRITE | self._cl.mem_flags.COPY_HOST_PTR
             buffer = self._cl.Buffer(self.context, flags, hostbuf=memory)
@@ -119,7 +120,7 @@ class OpenCLDevice(Device):
             raise DTypeNotSupported(
                 f"from_host: {self.name} has no float64; use float32 or another device"
             )
-        array = to_storage(array, dtype)
+        array = np.atleast_1d(to_storage(array, dtype))
         buffer = self.allocate(array.nbytes)
         if array.nbytes:
             with self.lock:
@@ -170,7 +171,8 @@ class OpenCLDevice(Device):
             return None
         try:
             program = self._cl.Program(self.context, [self.raw], [binary])
-            program.build(options=list(options))
+            with self._quiet():
+                program.build(options=list(options))
         except self._cl.Error:
             program_cache.drop("programs", key)
             return None
@@ -181,8 +183,7 @@ class OpenCLDevice(Device):
         program_cache.counters.compiles += 1
         program = self._cl.Program(self.context, source)
         try:
-            with warnings.catch_warnings():  # a log without an error is the driver's small talk
-                warnings.simplefilter("ignore", self._cl.CompilerWarning)
+            with self._quiet():
                 program = program.build(options=list(options), cache_dir=False)
         except self._cl.Error as error:
             raise BuildError(_build_message(self.name, source, str(error))) from error
@@ -192,24 +193,32 @@ class OpenCLDevice(Device):
             program_cache.put("programs", key, binary)
         return program
 
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Leave out build logs that hold no error: they are the driver's small talk."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self._cl.CompilerWarning)
+            yield
+
     # Running ------------------------------------------------------------------------------------
 
     def launch(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
-        if self.on_launch is None:
-            self._cl.enqueue_nd_range_kernel(self.queue, kernel, global_size, local_size)
-            return
+        self._cl.enqueue_nd_range_kernel(self.queue, kernel, global_size, local_size)
+
+    def launch_timed(
+        self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
+    ) -> tuple[int, int]:
+        """Run a kernel to its end; return when it began and ended, in the device's nanoseconds."""
         if self._timed_queue is None:
             properties = self._cl.command_queue_properties.PROFILING_ENABLE
             self._timed_queue = self._cl.CommandQueue(self.context, properties=properties)
         self.queue.finish()
-        event = self._cl.enqueue_nd_range_kernel(
-            self._timed_queue, kernel, global_size, local_size
-        )
+        event = self._cl.enqueue_nd_range_kernel(self._timed_queue, kernel, global_size, local_size)
         event.wait()
-        self.on_launch(event)
+        return event.profile.start, event.profile.end
 
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
@@ -227,7 +236,7 @@ class OpenCLDevice(Device):
 def to_storage(array: Any, dtype: DType) -> Any:
     """Return host data in the bytes that a buffer of `dtype` holds."""
     if dtype is not dtypes.bfloat16:
-        return np.ascontiguousarray(array, dtype.numpy)
+        return np.asarray(array, dtype.numpy, order="C")
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
     return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)

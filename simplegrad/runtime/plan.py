@@ -47,7 +47,7 @@ class Plan:
             (i, s.position, dtypes.of(s.name)) for i, s in enumerate(program.slots)
             if s.role == "scalar"
         ]  # fmt: skip
-        self._fresh = [(i, s.nbytes) for i, s in enumerate(program.slots) if s.role in _FRESH]
+        self._fresh = {i: s.nbytes for i, s in enumerate(program.slots) if s.role in _FRESH}
 
     def run(self, order: Sequence[Node]) -> list[Any]:
         """Enqueue the launches over the leaves of `order`; return a buffer per target."""
@@ -57,7 +57,7 @@ class Plan:
         for slot, position, dtype in self._scalars:
             bound[slot] = scalar_argument(order[position].value, dtype)
         device, allocate = self.device, self.device.allocate
-        sizes = dict(self._fresh)
+        sizes, timed = self._fresh, profile.profiling()
         with device.lock:
             for step in self.steps:
                 kernel, last = step.kernel, step.last
@@ -69,8 +69,11 @@ class Plan:
                     if raw is not last[i]:
                         kernel.set_arg(i, raw)
                         last[i] = raw
-                device.launch(kernel, step.global_size, step.local_size)
-                profile.count_launch(device, step.launch)
+                if timed:
+                    span = device.launch_timed(kernel, step.global_size, step.local_size)
+                    profile.count_launch(device, step.launch, span)
+                else:
+                    device.launch(kernel, step.global_size, step.local_size)
                 for slot in step.release:
                     bound[slot] = None
         results = []

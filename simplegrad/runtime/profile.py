@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
 
 from simplegrad.compiler.pipeline import Launch
 from simplegrad.runtime.device import Device
@@ -40,7 +39,6 @@ class Profile:
         self.peak_bytes = 0
         self.kernels: dict[str, KernelRow] = {}
         self._devices: dict[int, Device] = {}
-        self._events: list[tuple[KernelRow, Any]] = []
         self._compiled_before = 0
 
     def __enter__(self) -> Profile:
@@ -59,24 +57,19 @@ class Profile:
         for device in self._devices.values():
             device.synchronize()
             self.peak_bytes = max(self.peak_bytes, device.memory_stats()["peak_bytes"])
-            if not any(id(device) in p._devices for p in _active):
-                device.on_launch = None
-        for row, (start, end) in ((r, e) for r, e in self._timed()):
-            row.seconds += (end - start) * 1e-9
-            row.spans.append((start, end))
 
-    def _timed(self) -> list[tuple[KernelRow, tuple[int, int]]]:
-        return [(row, (e.profile.start, e.profile.end)) for row, e in self._events]
-
-    def _add(self, device: Device, launch: Launch) -> None:
-        if id(device) not in self._devices:
-            self._devices[id(device)] = device
+    def _add(self, device: Device, launch: Launch, span: tuple[int, int]) -> None:
+        self._devices[id(device)] = device
         name = launch.source.kernel_name
         row = self.kernels.setdefault(name, KernelRow(name))
-        for counted in (self, row):
-            counted.launches += 1
-            counted.bytes_read += launch.bytes_read
-            counted.bytes_written += launch.bytes_written
+        row.seconds += (span[1] - span[0]) * 1e-9
+        row.spans.append(span)
+        self.launches += 1
+        self.bytes_read += launch.bytes_read
+        self.bytes_written += launch.bytes_written
+        row.launches += 1
+        row.bytes_read += launch.bytes_read
+        row.bytes_written += launch.bytes_written
 
     def table(self) -> str:
         """Return a table of the kernels by device time."""
@@ -87,7 +80,12 @@ class Profile:
         return "\n".join(lines)
 
 
-def count_launch(device: Device, launch: Launch) -> None:
-    """Tell every open profile of a launch (nothing is done where there is none)."""
+def profiling() -> bool:
+    """Return whether any profile is open."""
+    return bool(_active)
+
+
+def count_launch(device: Device, launch: Launch, span: tuple[int, int]) -> None:
+    """Tell every open profile of a launch that ran from `span[0]` to `span[1]` nanoseconds."""
     for profile in _active:
-        profile._add(device, launch)
+        profile._add(device, launch, span)

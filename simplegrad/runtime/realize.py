@@ -137,7 +137,7 @@ def target_of(device: OpenCLDevice) -> Target:
 def from_numpy(array: Any, dtype: DType, device: Any = None) -> Node:
     """Return a leaf that holds a copy of host data on a device."""
     device = device or devices.current()
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")
     node = leaf(ops.BUFFER, array.shape, dtype, None, device)
     node.buffer = device.from_host(array, dtype)
     return node

@@ -209,7 +209,7 @@ def _next_pair(terms: Sequence[Any], output: tuple[Any, ...]) -> tuple[int, ...]
 def _path(terms: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[int, ...]:
     """Return which two of several terms opt_einsum contracts first."""
     # It takes a fifth of a second to load, and only three operands or more need it.
-    import opt_einsum  # type: ignore[import-untyped]
+    import opt_einsum
 
     inputs = [set(axes) for axes, _ in terms]
     sizes = {x: n for axes, shape in terms for x, n in zip(axes, shape, strict=True)}

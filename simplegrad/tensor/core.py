@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Number = (bool, int, float)
 _new = object.__new__
+MAX_PENDING = 1000
+"""Operations in a row that pile up before they are computed, read or not: bounds the memory."""
 _MAX_UNREAD = 8
 """Unread gradients that pile up before they are summed: memory stays bounded in a loop."""
 
@@ -49,12 +51,20 @@ def lift(node: Node, *inputs: Node) -> Tensor:
         if node is source:
             return wrap(node)
     node.line = user_line()
+    if node.depth > MAX_PENDING:
+        flush(node, inputs)
     if mode.grad:
         for source in inputs:
             if source.tracks:
                 _mark(node, inputs)
                 break
     return wrap(node)
+
+
+def flush(node: Node, inputs: Iterable[Node]) -> None:
+    """Compute the operands of a node that ends a long chain, so that nothing grows unseen."""
+    execution.realize([n for n in inputs if n.srcs])
+    node.depth = 1
 
 
 def _mark(node: Node, inputs: Iterable[Node]) -> None:
@@ -301,6 +311,7 @@ class Core:
             node = make(ops.RESHAPE, (node,), node.shape)
         node.holders += 1
         self._node.holders -= 1
+        self._node.leaf = None  # gradients of what was recorded before reach nobody
         self._node = node
         if tracks:
             node.tracks, node.leaf = True, weakref.ref(self)

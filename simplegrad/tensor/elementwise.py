@@ -16,7 +16,17 @@ from simplegrad.errors import DTypeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Kind, Node, Spec, make, user_line
 from simplegrad.ops import Op
-from simplegrad.tensor.core import Core, as_tensor, common, lift, number_node, same_device, wrap
+from simplegrad.tensor.core import (
+    MAX_PENDING,
+    Core,
+    as_tensor,
+    common,
+    flush,
+    lift,
+    number_node,
+    same_device,
+    wrap,
+)
 from simplegrad.tensor.modes import mode
 
 if TYPE_CHECKING:
@@ -82,6 +92,8 @@ def binary(op: Op, a: Any, b: Any, kinds: str | None = None) -> Tensor:
 
 def _finish(node: Node, tracks: bool) -> Tensor:
     node.line = user_line()
+    if node.depth > MAX_PENDING:
+        flush(node, node.srcs)
     if tracks and mode.grad:
         node.tracks = True
     return wrap(node)
