@@ -112,7 +112,7 @@ RULES[ops.MUL] = lambda node, g: (_mul(g, node.srcs[1]), _mul(g, node.srcs[0]))
 
 @_rule(ops.DIV)
 def _div(node: Node, g: Node) -> tuple[Node | None, ...]:
-    a, b = node.srcs
+    b = node.srcs[1]
     return apply(ops.DIV, g, b), _neg(apply(ops.DIV, _mul(g, node), b))
 
 

@@ -38,10 +38,8 @@ def as_strided(node: Node, g: Node) -> tuple[Node | None, ...]:
     g = build.reduce(ops.SUM, g, extra)  # result axes of stride 0 read the same elements
     left = [a for a in range(len(shape)) if a not in extra]
     g = build.permute(g, [left.index(a) for a in order])
-    done = 0
-    for axis in axes:
+    for done, axis in enumerate(axes):
         g = _fold(g, done, axis, shape)
-        done += 1
     return (g,)
 
 

@@ -168,9 +168,9 @@ def _simplify(node: Node) -> Node:
             return srcs[1]
     if op is ops.NEG and srcs[0].op is ops.NEG and srcs[0].buffer is None:
         return srcs[0].srcs[0]  # -(-x) = x
-    if op.kind == ops.REDUCE and op not in (ops.ARGMAX, ops.ARGMIN) and size_of(node.shape):
-        if all(srcs[0].shape[a] == 1 for a in node.arg):
-            return build.reshape(srcs[0], node.shape)  # a reduction of one element
+    folds = op.kind == ops.REDUCE and op not in (ops.ARGMAX, ops.ARGMIN)
+    if folds and size_of(node.shape) and all(srcs[0].shape[a] == 1 for a in node.arg):
+        return build.reshape(srcs[0], node.shape)  # a reduction of one element
     return node
 
 

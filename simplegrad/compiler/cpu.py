@@ -258,7 +258,7 @@ class _Renderer(Nest):
         return Kept(name, self.reduce_position(), "", value.dtype.compute)
 
     def _copies(self, stage: Stage) -> int:
-        """Return the accumulators of a stage: enough to hide latency, fewer where steps are dear."""
+        """Return the accumulators of a stage: enough to hide latency, few if steps are dear."""
         assert self.lane is not None
         values = [self.kernel.reductions[i].value for i in stage.reductions]
         values += [o.value for o in stage.outputs]

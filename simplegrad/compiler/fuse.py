@@ -260,10 +260,10 @@ class Fuser:
         else:
             self.why = f"its shape {root.shape} is not that of the kernel before"
             return None
-        if (full or (reduce and group.reduced)) and group.reduced:
-            if not self._parallel(group.domain, group.reduced):
-                self.why = "in one kernel too few work-items would be left"
-                return None
+        chained = bool(group.reduced) and (full or reduce)
+        if chained and not self._parallel(group.domain, group.reduced):
+            self.why = "in one kernel too few work-items would be left"
+            return None
         group.full[id(root)] = full
         reading = self._read(root, group)
         if not self._legal(root, group, reading):

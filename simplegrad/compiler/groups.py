@@ -190,9 +190,9 @@ def _splittable(kernel: Kernel) -> Iterator[tuple[Var, int]]:
         for atom in index.atoms():
             if isinstance(atom, (Div, Mod)) and len(atom.index.terms) == 1:
                 var, c = atom.index.terms[0]
-                if isinstance(var, Var) and c == 1 and atom.index.const == 0:
-                    if var.extent % atom.k == 0:
-                        yield var, atom.k
+                whole = c == 1 and atom.index.const == 0
+                if whole and isinstance(var, Var) and var.extent % atom.k == 0:
+                    yield var, atom.k
 
 
 def indices(kernel: Kernel) -> Iterator[Index]:
@@ -254,7 +254,7 @@ def _two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: in
     part = Var("part", parts)
     extents = tuple(v.extent for v in kernel.outer)
     here = flatten(tuple(Index.of(v) for v in kernel.outer), extents)
-    args = [a for a in kernel.args]
+    args = list(kernel.args)
     sources = list(nodes)
     outputs = [o for o in kernel.outputs if not depends_on_reduced(o.value) and _full(kernel, o)]
     scratch: list[Node] = []

@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 _serial = itertools.count()
 
@@ -85,7 +85,7 @@ class Mod:
         return f"({self.index})%{self.k}"
 
 
-Atom = Union[Var, Dyn, Div, Mod]
+Atom = Var | Dyn | Div | Mod
 
 
 class Index:

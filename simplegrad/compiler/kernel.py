@@ -64,7 +64,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Arg:
-    """A kernel parameter: ``in`` and ``out`` are buffers of `size` elements, ``scalar`` a number."""
+    """A kernel parameter: ``in`` and ``out``, buffers of `size` elements, or a ``scalar``."""
 
     name: str
     role: str

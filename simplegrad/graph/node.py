@@ -11,7 +11,7 @@ import sys
 import weakref
 from collections.abc import Iterable, Sequence
 from types import CodeType
-from typing import Any
+from typing import Any, ClassVar
 
 from simplegrad import ops
 from simplegrad.dtypes import DType
@@ -26,7 +26,9 @@ class Spec:
     """An interned (shape, dtype)."""
 
     __slots__ = ("__weakref__", "dtype", "shape", "size")
-    _all: weakref.WeakValueDictionary[tuple[Shape, DType], Spec] = weakref.WeakValueDictionary()
+    _all: ClassVar[weakref.WeakValueDictionary[tuple[Shape, DType], Spec]] = (
+        weakref.WeakValueDictionary()
+    )
 
     def __init__(self, shape: Shape, dtype: DType) -> None:
         self.shape, self.dtype, self.size = shape, dtype, size_of(shape)

@@ -44,7 +44,7 @@ class Pool:
         self.held_bytes = self.in_use_bytes = self.peak_bytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trimming and retrying."""
+        """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
         size = size_class(nbytes)
         with self._lock:
             free = self._free.get(size)

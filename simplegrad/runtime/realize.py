@@ -29,7 +29,8 @@ _lock = threading.RLock()
 def realize(nodes: Sequence[Node]) -> list[Node]:
     """Compute nodes and set their `buffer`; nodes on the way that tensors hold keep theirs too.
 
-    Returns all nodes that have a buffer now and had none before. Raises `DeviceError` where the nodes live on different devices.
+    Returns all nodes that have a buffer now and had none before. Raises
+    `DeviceError` where the nodes live on different devices.
     """
     wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
     if not wanted:

@@ -1,0 +1,220 @@
+"""Both kernel families on every driver, against the interpreter of the kernel IR."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simplegrad import dtypes, ops
+from simplegrad.compiler import cpu, gpu
+from simplegrad.compiler.assemble import Source, assemble
+from simplegrad.compiler.ctext import constant
+from simplegrad.compiler.emit import Target
+from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.verify import verify_kernel
+from simplegrad.runtime import discovery
+
+sys.path.insert(0, __file__.rpartition("/")[0])
+import kernels
+from interpreter import Interpreter
+
+discovery.prepare()
+cl = pytest.importorskip("pyopencl")
+
+TARGETS = {
+    "cpu8": Target("cpu", 8, 2),
+    "cpu16": Target("cpu", 16, 4),
+    "gpu": Target("gpu", 4, 2, 256, 32768),
+}
+CASES = kernels.cases()
+_RTOL = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-5, "float64": 1e-12}
+
+
+CONTEXTS: list[Any] = []
+
+
+def _queues() -> dict[str, Any]:
+    found = {}
+    for platform in cl.get_platforms():
+        for device in platform.get_devices():
+            context = cl.Context([device])
+            CONTEXTS.append(context)  # Intel's queues do not keep theirs alive
+            found[platform.name.split()[0]] = cl.CommandQueue(context)
+    return found
+
+
+QUEUES = _queues()
+
+
+def bits(dtype: dtypes.DType, data: Any) -> Any:
+    """Return data as it stands in a buffer."""
+    data = np.asarray(data, dtype.numpy)
+    if dtype is dtypes.bfloat16:
+        return (data.view(np.uint32) >> 16).astype(np.uint16)
+    return data
+
+
+def unbits(dtype: dtypes.DType, data: Any) -> Any:
+    if dtype is dtypes.bfloat16:
+        return (data.astype(np.uint32) << 16).view(np.float32)
+    return data
+
+
+def render(kernel_list: list[Kernel], target: Target) -> Source:
+    family = cpu if target.family == "cpu" else gpu
+    return assemble("test", [family.render(k, target) for k in kernel_list])
+
+
+def run(queue: Any, cases: list[kernels.Case], target: Target) -> list[list[Any]]:
+    """Render the kernels into one, run it, return the outputs of each."""
+    source = render([kernel for kernel, _ in cases], target)
+    program = cl.Program(queue.context, source.text).build()
+    args, outputs = [], []
+    for body, number in source.args:
+        arg, data = cases[body][0].args[number], cases[body][1][number]
+        if arg.role == "scalar":
+            kind = {"float": np.float32, "int": np.int32}.get(arg.dtype.compute, arg.dtype.numpy)
+            args.append(np.array(data).astype(kind)[()])
+            continue
+        itemsize = max(arg.size, 1) * arg.dtype.itemsize
+        stored = np.full(itemsize, 0x5A, np.uint8) if data is None else bits(arg.dtype, data)
+        stored = stored if stored.size else np.zeros(8, np.uint8)
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+        args.append(cl.Buffer(queue.context, flags, hostbuf=np.ascontiguousarray(stored)))
+        if arg.role == "out":
+            outputs.append((body, arg, args[-1]))
+    kernel = cl.Kernel(program, source.kernel_name)
+    kernel.set_args(*args)
+    size, group = (source.global_size,), (source.local_size,)
+    cl.enqueue_nd_range_kernel(queue, kernel, size, group).wait()
+    results: list[list[Any]] = [[] for _ in cases]
+    for body, arg, buffer in outputs:
+        kind = np.uint16 if arg.dtype is dtypes.bfloat16 else arg.dtype.numpy
+        data = np.empty(arg.size, kind)
+        cl.enqueue_copy(queue, data, buffer)
+        results[body].append(unbits(arg.dtype, data))
+    return results
+
+
+def expected(case: kernels.Case) -> list[Any]:
+    kernel, data = case
+    args = [
+        np.zeros(arg.size, arg.dtype.numpy) if d is None else np.asarray(d, arg.dtype.numpy)
+        for arg, d in zip(kernel.args, data, strict=True)
+    ]
+    with np.errstate(all="ignore"):
+        Interpreter(kernel, args).run()
+    return [a for a, arg in zip(args, kernel.args, strict=True) if arg.role == "out"]
+
+
+def check(case: kernels.Case, got: list[Any]) -> None:
+    kernel = case[0]
+    outs = [a for a in kernel.args if a.role == "out"]
+    floats = [_RTOL[a.dtype.name] for a in kernel.args if a.dtype.is_float]
+    rtol = max(floats, default=0)
+    if kernel.name == "casts":
+        rtol = max(rtol, 1.6e-2 if any(a.dtype is dtypes.bfloat16 for a in outs) else 0)
+    for arg, mine, want in zip(outs, got, expected(case), strict=True):
+        if arg.dtype.is_float:
+            finite = np.abs(want[np.isfinite(want)], dtype=np.float64)
+            scale = float(finite.max(initial=0)) if kernel.reductions else 1.0
+            np.testing.assert_allclose(mine, want, rtol=rtol, atol=rtol * max(scale, 1))
+        else:
+            np.testing.assert_array_equal(mine, want)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verifies(name: str) -> None:
+    verify_kernel(CASES[name][0])
+
+
+@pytest.mark.parametrize("driver", QUEUES)
+@pytest.mark.parametrize("family", TARGETS)
+def test_cases_side_by_side(family: str, driver: str) -> None:
+    """All cases, sixteen to a program: several bodies share a launch."""
+    target = TARGETS[family]
+    names = list(CASES)
+    room = 100 if "Intel" in driver else 30  # parameters; each is a pointer of 8 bytes
+    batch: list[str] = []
+    used = 0
+    for name in [*names, None]:
+        count = len(CASES[name][1]) if name else room + 1
+        if used + count > room:
+            results = run(QUEUES[driver], [CASES[n] for n in batch], target)
+            for own, got in zip(batch, results, strict=True):
+                try:
+                    check(CASES[own], got)
+                except AssertionError as error:
+                    raise AssertionError(f"{own}: {error}") from None
+            batch, used = [], 0
+        if name:
+            batch.append(name)
+            used += count
+
+
+@pytest.mark.parametrize("driver", QUEUES)
+@pytest.mark.parametrize("family", TARGETS)
+def test_not_a_number_and_infinity(family: str, driver: str) -> None:
+    """NaN wins a max, a min and their positions; of equals the first."""
+    random = np.random.default_rng(3)
+    rows = random.integers(-3, 4, (40, 300)).astype(np.float32)
+    rows[3, 250], rows[3, 20], rows[5, :], rows[7, 299] = np.nan, np.nan, -np.inf, np.inf
+    rows[9, :], rows[11, 0] = np.inf, np.nan
+    for op in (ops.MAX, ops.MIN, ops.ARGMAX, ops.ARGMIN):
+        by_row = kernels.reduced(op, (40, 300), (1,), data=rows.ravel())
+        by_column = kernels.reduced(op, (300, 40), (0,), data=rows.T.ravel())
+        results = run(QUEUES[driver], [by_row, by_column], TARGETS[family])
+        for got in results:
+            np.testing.assert_array_equal(got[0], op.numpy(rows, axis=1))  # type: ignore[misc]
+    special = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-45, 3e38, 88.7, -104] * 5, "f4")
+    for op in (ops.EXP, ops.LOG, ops.SQRT, ops.RECIPROCAL, ops.SIGN, ops.ISNAN, ops.ISINF):
+        case = kernels.arithmetic(op, dtypes.float32, special.size)
+        case[1][0] = special
+        (got,) = run(QUEUES[driver], [case], TARGETS[family])
+        want = expected(case)[0]
+        np.testing.assert_allclose(got[0], want, rtol=4e-7, atol=2e-45, err_msg=str(op))
+
+
+@pytest.mark.parametrize("driver", QUEUES)
+@pytest.mark.parametrize("family", TARGETS)
+def test_extremes_of_integers(family: str, driver: str) -> None:
+    for dtype in (dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64, dtypes.uint8):
+        edge = np.array([dtype.low, dtype.high, 0, 1, -1 if dtype.low else 2, 7], dtype.numpy)
+        x, y = (a.ravel() for a in np.meshgrid(edge, edge))
+        for op in (ops.ADD, ops.SUB, ops.MUL, ops.FLOOR_DIVIDE, ops.REMAINDER, ops.MAXIMUM):
+            case = kernels.arithmetic(op, dtype, x.size)
+            case[1][:2] = [x, y]
+            (got,) = run(QUEUES[driver], [case], TARGETS[family])
+            np.testing.assert_array_equal(got[0], expected(case)[0], err_msg=f"{op} {dtype}")
+
+
+def test_same_text_for_equal_input() -> None:
+    """The text depends on no hash seed: another process renders it too."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import hashlib, test_render as t, kernels\n"
+        "names = ['softmax 40x1024 1', 'padded', 'gather True int64', 'split 1000', 'argmax int8']\n"
+        "texts = [t.render([t.CASES[n][0]], v).text for n in names for v in t.TARGETS.values()]\n"
+        "print(hashlib.sha256(''.join(texts).encode()).hexdigest())"
+    )
+    folder = __file__.rpartition("/")[0]
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code, folder],
+            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert runs[0] == runs[1] != ""
+
+
+def test_constants_are_exact() -> None:
+    assert constant(float("inf"), dtypes.float32) == "(INFINITY)"[1:-1]
+    assert constant(-(2**63), dtypes.int64) == "(-9223372036854775807l - 1)"
+    assert constant(1e-45, dtypes.float32) == "1e-45f"
+    assert constant(0.1, dtypes.float16) == "0.09997559f"
+    assert constant(2**64 - 1, dtypes.uint64) == "18446744073709551615ul"
