@@ -197,4 +197,4 @@ __all__ = [
     "zeros",
     "zeros_like",
 ]
-__all__ += [*_FUNCTIONS]
+__all__ += _FUNCTIONS  # noqa: PLE0605 - a list of names

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from simplegrad import dtypes, ops
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
-from simplegrad.graph.node import Node, const_value, topological
+from simplegrad.graph.node import Node, const_value, make, topological
 from simplegrad.graph.rewrite import rewrite
 
 _SCAN_BLOCK = 64
@@ -29,11 +29,18 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node]) -> Canonical:
     """Expand composites, apply exact algebra, merge equal nodes."""
     pieces: list[Node] = []
     expanded = rewrite(order, lambda node: _expand(node, pieces))
-    roots = [expanded[id(t)] for t in targets]
+    roots = [_computed(expanded[id(t)]) for t in targets]
     table: dict[tuple[int, ...], Node] = {}
     merged = rewrite(topological(roots), lambda node: _merge(_simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
     return Canonical([merged[id(r)] for r in roots], glued)
+
+
+def _computed(node: Node) -> Node:
+    """Return a target; a number that is wanted in memory is copied there by a view."""
+    if node.op.kind == ops.LEAF and node.op is not ops.BUFFER and node.buffer is None:
+        return make(ops.RESHAPE, (node,), node.shape)
+    return node
 
 
 def _expand(node: Node, pieces: list[Node]) -> Node:

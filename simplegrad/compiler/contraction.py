@@ -160,19 +160,8 @@ def _cpu(product: Product, target: Target) -> Body:
     else:
         stem, tiles, groups = _skinny(product, target)
         a_unit = a_unit if a_unit == 1 else 0
-    holes = Holes(product, lanes)
-    holes.load("LOAD_A", product.a, ("b", "m", "k"), "")
-    holes.load("LOAD_B", product.b, ("b", "k", "n"), "")
-    if a_unit:
-        holes.load("LOAD_A_V", product.a, ("b", "m", "k"), " km"[a_unit])
-    if b_unit:
-        holes.load("LOAD_B_V", product.b, ("b", "k", "n"), " kn"[b_unit])
-    holes.store("STORE", "")
-    holes.store("STORE_V", "n")
-    extents = {"BATCH": product.batch, "M": product.m, "N": product.n, "K": product.k}
-    defines: dict[str, object] = {name: var.extent for name, var in extents.items()}
-    defines["ACC_T"] = product.kernel.reductions[0].value.dtype.compute
-    defines |= {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
+    holes = _filled(product, lanes, a_unit, b_unit)
+    defines = _extents(product) | {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
     return _body(product, holes.program(stem, defines), groups, 1)
 
 
@@ -223,7 +212,42 @@ def _skinny(product: Product, target: Target) -> tuple[str, dict[str, object], i
 
 
 def _gpu(product: Product, target: Target) -> Body:
-    raise NotImplementedError
+    lanes = 4
+    m, n, batch = (v.extent for v in (product.m, product.n, product.batch))
+    wide = m > 32 and n > 32 and target.max_work_group >= 256
+    # Small tiles where large ones would leave most of the device idle, or mostly be padding.
+    wide = wide and batch * -(-m // 64) * -(-n // 64) >= target.compute_units
+    lanes, tile, side = (4, 64, 16) if wide else (2, 16, 8)
+    a_unit = unit_axis(product.a, (product.k, product.m))
+    b_unit = {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
+    defines = _extents(product) | {
+        "VW": lanes, "TM": tile, "TN": tile, "WM": side, "WN": side,
+        "A_UNIT": a_unit, "B_UNIT": b_unit,
+    }  # fmt: skip
+    text = _filled(product, lanes, a_unit, b_unit).program("einsum_gpu", defines)
+    groups = batch * -(-m // tile) * -(-n // tile)
+    return _body(product, text, groups, side * side)
+
+
+def _extents(product: Product) -> dict[str, object]:
+    extents = {"BATCH": product.batch, "M": product.m, "N": product.n, "K": product.k}
+    defines: dict[str, object] = {name: var.extent for name, var in extents.items()}
+    defines["ACC_T"] = product.kernel.reductions[0].value.dtype.compute
+    return defines
+
+
+def _filled(product: Product, lanes: int, a_unit: int, b_unit: int) -> Holes:
+    """Return the holes of a template; A_UNIT and B_UNIT name the axes of vector loads."""
+    holes = Holes(product, lanes)
+    holes.load("LOAD_A", product.a, ("b", "m", "k"), "")
+    holes.load("LOAD_B", product.b, ("b", "k", "n"), "")
+    if a_unit:
+        holes.load("LOAD_A_V", product.a, ("b", "m", "k"), " km"[a_unit])
+    if b_unit:
+        holes.load("LOAD_B_V", product.b, ("b", "k", "n"), " kn"[b_unit])
+    holes.store("STORE", "")
+    holes.store("STORE_V", "n")
+    return holes
 
 
 def _body(product: Product, text: str, groups: int, group_size: int) -> Body:
@@ -232,6 +256,10 @@ def _body(product: Product, text: str, groups: int, group_size: int) -> Body:
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=groups,
         group_size=group_size, template=text,
     )  # fmt: skip
+
+
+_PARAMETERS = {"b": "b", "m": "m", "n": "n", "k": "at_k"}
+"""Names in the functions below; the emitter calls its own loops' variable k."""
 
 
 class Holes:
@@ -252,8 +280,11 @@ class Holes:
 
     def _emitter(self, along: str, wide: str) -> Emitter:
         emitter = Emitter(self.product.kernel)
-        bound = {v: (name, self.lanes if name == wide else 1) for name, v in self.vars.items()
-                 if name in along}  # fmt: skip
+        bound = {
+            v: (_PARAMETERS[name], self.lanes if name == wide else 1)
+            for name, v in self.vars.items()
+            if name in along
+        }
         emitter.open("", bound)
         return emitter
 
@@ -263,8 +294,8 @@ class Holes:
         lanes = self.lanes if wide else 1
         result = emitter.value(value, lanes)
         ctype = value.dtype.compute + (str(lanes) if lanes > 1 else "")
-        self._function(hole, ctype, [f"{emitter.int_type} {v}" for v in along], along, emitter,
-                       f"return {result};")  # fmt: skip
+        own = [f"{emitter.int_type} {_PARAMETERS[v]}" for v in along]
+        self._function(hole, ctype, own, along, emitter, f"return {result};")
 
     def store(self, hole: str, wide: str) -> None:
         """Define a hole that takes a finished sum through the epilogue to the outputs."""

@@ -352,7 +352,7 @@ class _Renderer(Nest):
             self.open_loop(var, *self.range(var))
         last = axes[-1]
         first, stop = self.range(last)
-        name, rows = e.name(last), 4 if last.extent >= 8 else 1
+        name, rows = e.fresh(e.name(last)), 4 if last.extent >= 8 else 1
         e.line(f"{self.int_type} {name} = {first};")
         for count in (rows, 1) if rows > 1 else (1,):
             head = f"for (; {name} + {count} <= {stop}; {name} += {count})"

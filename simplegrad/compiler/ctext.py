@@ -101,25 +101,25 @@ def convert(text: str, source: DType, target: DType, lanes: int) -> tuple[str, l
         text = f"({to}){text}" if lanes == 1 else f"convert_{to}({text})"
     if target in (float16, bfloat16) and source is not target:
         name = f"sg_round_{target.name}_{to}"
-        return f"{name}({text})", [_rounder(name, target, to, lanes)]
+        return f"{name}({text})", _rounder(name, target, to, lanes)
     return text, []
 
 
-def _rounder(name: str, dtype: DType, ctype: str, lanes: int) -> str:
-    """Return a helper that rounds float to the nearest float16 or bfloat16."""
+def _rounder(name: str, dtype: DType, ctype: str, lanes: int) -> list[str]:
+    """Return the helpers that round float to the nearest float16 or bfloat16."""
     n = "" if lanes == 1 else str(lanes)
     if dtype is bfloat16:
-        return (
-            bfloat16_store(lanes)
-            + f"\n{ctype} {name}({ctype} x) {{\n"
-            + f"  return as_{ctype}({'(uint)' if lanes == 1 else f'convert_uint{n}'}"
-            + f"(sg_bfloat16_{ctype}(x)) << 16);\n}}"
-        )
-    return (
+        widen = "(uint)" if lanes == 1 else f"convert_uint{n}"
+        return [
+            bfloat16_store(lanes),
+            f"{ctype} {name}({ctype} x) {{\n"
+            f"  return as_{ctype}({widen}(sg_bfloat16_{ctype}(x)) << 16);\n}}",
+        ]
+    return [
         f"{ctype} {name}({ctype} x) {{\n  ushort{n} bits;\n"
         f"  vstore_half{n}_rte(x, 0, (half *)&bits);\n"
         f"  return vload_half{n}(0, (const half *)&bits);\n}}"
-    )
+    ]
 
 
 def bfloat16_store(lanes: int) -> str:

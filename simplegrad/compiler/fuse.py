@@ -122,8 +122,6 @@ class Fuser:
         none: frozenset[int] = frozenset()
         for node in self.order:
             if is_leaf(node):
-                if id(node) in self.targets and node.buffer is None and node.op is not ops.BUFFER:
-                    self.roots[id(node)] = node
                 inline[id(node)] = (none, 0, 0 if node.op.kind == ops.LEAF and
                                     node.op is not ops.BUFFER else 1)  # fmt: skip
                 continue

@@ -261,9 +261,21 @@ class _Renderer(Nest):
                 offset += self.group * width(part.ctype)
         self.local_bytes = max(self.local_bytes, offset)
         e.line(_BARRIER)
-        e.open(f"for (int half_way = {parts // 2}; half_way > 0; half_way /= 2)")
-        e.open("if (part < half_way)")
-        step = "half_way" if apart == 1 else f"half_way * {apart}"
+        half = parts // 2
+        while half:  # written out: PoCL 3.0 miscompiles barriers in a loop under a condition
+            self._tree_level(names, places, half)
+            half //= 2
+        first = "item - part" if apart == 1 else f"item - part * {apart}"
+        for i, own in names.items():
+            for name, place in zip(own, places[i], strict=True):
+                e.line(f"{name} = {place}[{first}];")
+
+    def _tree_level(
+        self, names: dict[int, list[str]], places: dict[int, list[str]], half: int
+    ) -> None:
+        """Let the first `half` parts of every result take in the parts `half` further on."""
+        e = self.e
+        e.open(f"if (part < {half})")
         for i, own in names.items():
             reduction = self.kernel.reductions[i]
             others = []
@@ -271,15 +283,10 @@ class _Renderer(Nest):
                 accumulate.parts(reduction, self.int_type), places[i], strict=True
             ):
                 others.append(e.fresh("other"))
-                e.line(f"const {part.ctype} {others[-1]} = {place}[item + {step}];")
+                e.line(f"const {part.ctype} {others[-1]} = {place}[item + {half * self.apart}];")
             for line in accumulate.step(reduction, own, others, self.int_type, 1, ordered=False):
                 e.line(line)
             for name, place in zip(own, places[i], strict=True):
                 e.line(f"{place}[item] = {name};")
         e.close()
         e.line(_BARRIER)
-        e.close()
-        first = "item - part" if apart == 1 else f"item - part * {apart}"
-        for i, own in names.items():
-            for name, place in zip(own, places[i], strict=True):
-                e.line(f"{name} = {place}[{first}];")

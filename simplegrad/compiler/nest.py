@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simplegrad.compiler import accumulate
-from simplegrad.compiler.axes import choose_lane, stages
+from simplegrad.compiler.axes import choose_lane, size, stages
 from simplegrad.compiler.ctext import splat, vector
 from simplegrad.compiler.emit import Emitter, Target
 from simplegrad.compiler.index import Index, Var, flatten
@@ -19,6 +19,11 @@ class Nest:
         self.int_type = self.e.int_type
         self.stages, self.outer_outputs = stages(kernel, self.e.deps)
         self.lane = choose_lane(kernel, self.e.deps, lanes)
+        self.empty = size(kernel.reduce) == 0
+        """Whether nothing is reduced: then nothing is loaded, not even ahead of a loop."""
+        if self.empty:
+            for stage in self.stages:
+                stage.outputs.clear()
 
     def open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
         """Open a scalar loop over an axis."""
@@ -78,6 +83,8 @@ class Nest:
         return new
 
     def take(self, number: int, names: list[str], lanes: int) -> None:
+        if self.empty:
+            return
         reduction = self.kernel.reductions[number]
         new = self.operands(number, lanes)
         for line in accumulate.step(reduction, names, new, self.int_type, lanes):

@@ -192,6 +192,15 @@ def test_extremes_of_integers(family: str, driver: str) -> None:
             np.testing.assert_array_equal(got[0], expected(case)[0], err_msg=f"{op} {dtype}")
 
 
+@pytest.mark.parametrize("driver", QUEUES)
+@pytest.mark.parametrize("family", TARGETS)
+def test_reductions_of_nothing(family: str, driver: str) -> None:
+    for op, want in ((ops.SUM, 0), (ops.PROD, 1), (ops.MAX, -np.inf), (ops.MIN, np.inf)):
+        for shape, axes in (((6, 0), (1,)), ((0, 20), (0,)), ((0,), (0,))):
+            (got,) = run(QUEUES[driver], [kernels.reduced(op, shape, axes)], TARGETS[family])
+            assert (got[0] == want).all(), (op, shape)
+
+
 def test_same_text_for_equal_input() -> None:
     """The text depends on no hash seed: another process renders it too."""
     code = (

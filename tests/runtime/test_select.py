@@ -1,0 +1,123 @@
+"""Selectors, the default device, and what is said where there is no driver."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+import simplegrad as sg
+from simplegrad import settings
+from simplegrad.errors import SimplegradError
+
+
+def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+NO_DRIVER = """
+import os, sys, warnings
+from simplegrad.runtime import discovery, select
+discovery._prepare_linux = lambda found: found.tried.append("/nowhere: no driver registered")
+select._list = lambda: []
+import simplegrad as sg
+"""
+
+
+def test_selectors(cl_device: Any) -> None:
+    infos = [i for i in sg.devices() if i.selector == cl_device.name]
+    assert len(infos) == 1
+    for selector in (cl_device.name, cl_device.name.upper(), cl_device.name.split(":", 1)[1]):
+        with sg.device(selector) as found:
+            assert found is cl_device
+            assert sg.ones(3).device is cl_device
+    number = [i.selector for i in sg.devices()].index(cl_device.name)
+    with sg.device(f"opencl:{number}") as found:
+        assert found is cl_device
+
+
+def test_kinds_and_order() -> None:
+    infos = sg.devices()
+    assert infos[-1].selector == "numpy"
+    assert [i.score for i in infos] == sorted((i.score for i in infos), reverse=True)
+    for kind in {i.kind for i in infos if i.selector != "numpy"}:
+        with sg.device(f"opencl:{kind}") as found:
+            assert found.kind == kind
+
+
+def test_an_unknown_selector_lists_the_devices(one_cl_device: Any) -> None:
+    for selector in ("opencl:nonesuch", "opencl:99", "cuda"):
+        with pytest.raises(sg.DeviceError) as caught, sg.device(selector):
+            pass
+        text = str(caught.value)
+        assert selector in text
+        assert all(i.selector in text for i in sg.devices())
+
+
+def test_the_setting_chooses_the_device(one_cl_device: Any) -> None:
+    script = "import simplegrad as sg; print(sg.ones(2).device.name)"
+    for selector in ("numpy", one_cl_device.name):
+        done = run(script, SIMPLEGRAD_DEVICE=selector)
+        assert done.stdout.strip() == selector, done.stderr
+
+
+def test_without_a_driver_numpy_computes_and_says_so() -> None:
+    done = run(NO_DRIVER + "print(sg.Tensor([1.0, 2.0]).sum().item(), sg.Tensor(1.0).device.name)")
+    assert done.stdout.split() == ["3.0", "numpy"], done.stderr
+    assert "RuntimeWarning" in done.stderr
+    assert "/nowhere: no driver registered" in done.stderr
+    assert "pip install 'simplegrad[cpu]'" in done.stderr
+
+
+def test_without_a_driver_asking_for_one_is_an_error() -> None:
+    script = NO_DRIVER + (
+        "try:\n"
+        "    with sg.device('opencl:gpu'): pass\n"
+        "except sg.DriverNotFound as error: print(error)\n"
+    )
+    text = run(script).stdout
+    assert "/nowhere" in text
+    assert "python -m simplegrad doctor" in text
+
+
+def test_without_a_driver_the_doctor_names_the_next_command() -> None:
+    done = run(NO_DRIVER + "from simplegrad.runtime import doctor; print(doctor.report())")
+    assert "/nowhere" in done.stdout, done.stderr
+    assert "pip install 'simplegrad[cpu]'" in done.stdout
+
+
+def test_import_calls_no_driver() -> None:
+    done = run("import sys, simplegrad; print('pyopencl' in sys.modules)")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_settings() -> None:
+    with pytest.raises(SimplegradError, match=r"SIMPLEGRAD_FUSON is not a setting.*_FUSION"):
+        settings.Settings.from_environment({"SIMPLEGRAD_FUSON": "0"})
+    with pytest.raises(SimplegradError, match="neither 0 nor 1"):
+        settings.Settings.from_environment({"SIMPLEGRAD_FUSION": "maybe"})
+    with pytest.raises(SimplegradError, match="not a number of bytes"):
+        settings.Settings.from_environment({"SIMPLEGRAD_MEMORY_CAP": "1G"})
+    read = settings.Settings.from_environment({"SIMPLEGRAD_DEBUG": "fuse,render", "HOME": "/"})
+    assert read.debug == ("fuse", "render")
+    before = settings.current()
+    with settings.override(fusion=False):
+        assert not settings.current().fusion
+    assert settings.current() is before
+
+
+def test_a_build_failure_shows_numbered_source_and_the_log(cl_device: Any) -> None:
+    source = "__kernel void good(__global float *x) {\n  x[0] = not_declared;\n}\n"
+    with pytest.raises(sg.BuildError) as caught:
+        cl_device.compile(source)
+    text = str(caught.value)
+    assert "   2   x[0] = not_declared;" in text
+    assert text.count("not_declared") > 1  # the log names it too
+    assert cl_device.name in text
+    assert sg.Tensor([1.0]).sum().item() == 1.0

@@ -1,0 +1,64 @@
+"""No data race and no access outside a buffer, under oclgrind's interpreter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import numpy as np
+import simplegrad as sg
+from simplegrad import Tensor
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(6, 10)).astype(np.float32)
+w = rng.normal(size=(10, 5)).astype(np.float32)
+long = rng.normal(size={long}).astype(np.float32)
+image = rng.normal(size=(1, 2, 5, 4)).astype(np.float32)
+kernel = rng.normal(size=(2, 2, 3, 3)).astype(np.float32)
+cases = {{
+    "elementwise": lambda: (Tensor(x) * 2 + 1).tanh(),
+    "row reduce": lambda: Tensor(x).sum(1),
+    "column reduce": lambda: Tensor(x).max(0),
+    "full reduce": lambda: Tensor(long).sum(),
+    "softmax": lambda: Tensor(x).softmax(),
+    "matmul": lambda: Tensor(x) @ Tensor(w),
+    "conv2d": lambda: Tensor(image).conv2d(Tensor(kernel), 1),
+    "gather": lambda: Tensor(x)[[3, 0, 5, 3]],
+    "scatter": lambda: sg.scatter_add([1, 0, 1, 2, 1, 0], Tensor(x), 3),
+    "as_strided": lambda: Tensor(x).as_strided((4, 3, 5), (10, 2, 1)),
+    "cumsum": lambda: Tensor(x).cumsum(1),
+}}
+with sg.device("numpy"):
+    wanted = {{name: case().numpy() for name, case in cases.items()}}
+with sg.device("opencl:oclgrind"):
+    for name, case in cases.items():
+        np.testing.assert_allclose(case().numpy(), wanted[name], rtol=1e-4, atol=1e-3, err_msg=name)
+print("done")
+"""
+
+
+@pytest.mark.skipif(not shutil.which("oclgrind"), reason="oclgrind is not installed")
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
+def test_no_data_race(family: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    environment = {
+        **os.environ,
+        "SIMPLEGRAD_KERNELS": family,
+        "SIMPLEGRAD_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    # Long enough for two stages; the interpreter runs some 100,000 instructions a second.
+    script = SCRIPT.format(long=70_000 if family == "cpu" else 20_000)
+    done = subprocess.run(
+        ["oclgrind", "--data-races", "--log", str(log), sys.executable, "-c", script],
+        capture_output=True, text=True, timeout=280, env=environment,
+    )  # fmt: skip
+    said = log.read_text() if log.exists() else ""
+    assert not said.strip(), said[:4000]
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "done" in done.stdout
