@@ -204,9 +204,7 @@ def test_numbers_of_equal_value_are_not_merged(cl_device: Any) -> None:
         return ((x * a).exp() - (x * b).exp()).tolist()
 
     assert scaled(0.5, 0.5) == [0, 0]
-    np.testing.assert_allclose(
-        scaled(0.5, 1.0), np.exp([0.5, 1.0]) - np.exp([1.0, 2.0]), rtol=1e-5
-    )
+    np.testing.assert_allclose(scaled(0.5, 1.0), np.exp([0.5, 1.0]) - np.exp([1.0, 2.0]), rtol=1e-5)
     a, b = Tensor([1.0, 2.0]), Tensor([1.0, 2.0])
     y = a * 2 - b * 2
     assert y.tolist() == [0, 0]
@@ -225,7 +223,9 @@ def test_mixed_devices_raise(one_cl_device: Any) -> None:
     x = Tensor(ROWS)
     with sg.device("numpy"):
         y = Tensor(ROWS)
-    with pytest.raises(sg.DeviceError, match=f"numpy.*{one_cl_device.name}|{one_cl_device.name}.*numpy"):
+    with pytest.raises(
+        sg.DeviceError, match=f"numpy.*{one_cl_device.name}|{one_cl_device.name}.*numpy"
+    ):
         x + y
     assert (x + y.to_device(one_cl_device)).device is one_cl_device
 

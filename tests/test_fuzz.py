@@ -102,7 +102,7 @@ def _view(draw: Any, put: Any, name: str, shape: tuple[int, ...]) -> None:
         put(f"{name}[{n // 2}:]", (n - n // 2, *shape[1:]))
 
 
-SCRIPT = '''
+SCRIPT = """
 import numpy as np
 import simplegrad as sg
 
@@ -127,7 +127,7 @@ def check(devices):
             for k, (g, w) in enumerate(zip(got, wanted, strict=True)):
                 np.testing.assert_allclose(g, w, rtol={tol}, atol={tol},
                                            err_msg=f"value {{k}} on {{device}}, fusion {{fusion}}")
-'''
+"""
 
 
 def script(program: tuple[list[tuple[int, ...]], list[str]]) -> str:

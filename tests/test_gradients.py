@@ -111,9 +111,7 @@ ROWS: dict[str, Row] = _unary() | {
     # Gather and scatter
     "take": Row(lambda x: x.take([2, 0, 2, -1], 1), (X,), "take"),
     "take twice": Row(lambda x: x[[0, 1, 0], [1, 1, 1]] * x[:, [3, 3, 0]].sum(1), (X,)),
-    "scatter_add": Row(
-        lambda x: sg.scatter_add([1, 0, 1], x, 3).square(), (X,), "scatter_add"
-    ),
+    "scatter_add": Row(lambda x: sg.scatter_add([1, 0, 1], x, 3).square(), (X,), "scatter_add"),
     "scatter_add outside": Row(lambda x: sg.scatter_add([1, 1, 0], x, 4).exp(), (X,)),
     # Composites
     "relu": Row(lambda x: x.relu()),
@@ -155,7 +153,9 @@ def expected(name: str) -> tuple[Any, tuple[Any, ...]]:
     """Return (seed, central differences) of a row."""
     row = ROWS[name]
     with sg.device("numpy"), sg.no_grad():
-        seed = np.random.default_rng(9).uniform(0.5, 1.5, row.function(*map(Tensor, row.arrays)).shape)
+        seed = np.random.default_rng(9).uniform(
+            0.5, 1.5, row.function(*map(Tensor, row.arrays)).shape
+        )
         found = []
         for k, array in enumerate(row.arrays):
             want = np.zeros(array.shape)

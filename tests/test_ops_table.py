@@ -157,9 +157,7 @@ def tensor(array: Any, dtype: DType) -> Tensor:
 
 def rows_for(dtype: DType, arity: int) -> dict[str, Row]:
     kept = {n: r for n, r in ROWS.items() if dtype.kind in ops.OPS[n].kinds}
-    return {
-        n: r for n, r in kept.items() if (ops.OPS[n].arity > 1 or n == "where") == (arity > 1)
-    }
+    return {n: r for n, r in kept.items() if (ops.OPS[n].arity > 1 or n == "where") == (arity > 1)}
 
 
 def reference(row: Row, dtype: DType, arrays: list[Any]) -> Any:

@@ -168,7 +168,7 @@ class Indexing(Reductions):
             if isinstance(item, list):
                 item = np.asarray(item) if item else np.zeros(0, np.int64)
             if _is_mask(item):
-                items += self._mask(item, len([i for i in items if i is not None]), index)
+                items += self._by_mask(item, len([i for i in items if i is not None]), index)
             else:
                 items.append(item)
         used = len([i for i in items if i is not None and i is not Ellipsis])
@@ -182,7 +182,7 @@ class Indexing(Reductions):
         items[place : place + len(dots)] = [slice(None)] * missing
         return items
 
-    def _mask(self, mask: Any, axis: int, index: tuple[Any, ...]) -> list[Any]:
+    def _by_mask(self, mask: Any, axis: int, index: tuple[Any, ...]) -> list[Any]:
         mask = np.asarray(mask)
         if mask.ndim == 0:
             raise DTypeError("getitem: a single bool is no index; use simplegrad.where")

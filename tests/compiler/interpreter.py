@@ -130,5 +130,3 @@ def evaluate(targets: list[Node], *, fusion: bool = True, limits: Limits | None 
             Interpreter(low.kernel, [data(n) for n in low.nodes]).run()
             count += 1
     return [data(t).reshape(t.shape) for t in canonical.targets], count
-
-

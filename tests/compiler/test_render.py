@@ -19,8 +19,9 @@ from simplegrad.compiler.verify import verify_kernel
 from simplegrad.runtime import discovery
 
 sys.path.insert(0, __file__.rpartition("/")[0])
-import kernels
 from interpreter import Interpreter
+
+import kernels
 
 discovery.prepare()
 cl = pytest.importorskip("pyopencl")
