@@ -1,4 +1,4 @@
-"""What all tests share: a private cache folder, the verifier on, and every device of the machine."""
+"""What all tests share: a private cache folder, the verifier on, and every device here."""
 
 from __future__ import annotations
 

@@ -45,6 +45,7 @@ class Nest:
         return begin, f"min({whole}, ({self.int_type}){var.extent})"
 
     def even_split(self) -> bool:
+        """Return whether all parts of a split reduction have the same length."""
         split = self.kernel.split
         return split is not None and split.length * split.part.extent == split.axis.extent
 
@@ -83,6 +84,7 @@ class Nest:
         return new
 
     def take(self, number: int, names: list[str], lanes: int) -> None:
+        """Write the statements that take one more value into an accumulator."""
         if self.empty:
             return
         reduction = self.kernel.reductions[number]
