@@ -43,6 +43,28 @@ print("done")
 """
 
 
+RACE = """
+import simplegrad as sg
+with sg.device("opencl:oclgrind") as device:
+    buffer = device.allocate(256)
+    source = "__kernel void race(__global int *x) { x[0] = get_global_id(0); }"
+    kernel = device.compile(source).kernel("race")
+    kernel.set_arg(0, buffer.raw)
+    device.launch(kernel, (8,), (4,))
+    device.synchronize()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("oclgrind"), reason="oclgrind is not installed")
+def test_a_race_would_be_seen(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    subprocess.run(
+        ["oclgrind", "--data-races", "--log", str(log), sys.executable, "-c", RACE],
+        check=True, timeout=100, env={**os.environ, "SIMPLEGRAD_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
+    assert "data race" in log.read_text()
+
+
 @pytest.mark.skipif(not shutil.which("oclgrind"), reason="oclgrind is not installed")
 @pytest.mark.parametrize("family", ["cpu", "gpu"])
 def test_no_data_race(family: str, tmp_path: Path) -> None:

@@ -78,7 +78,12 @@ class Optimizer:
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
         self.steps += 1
-        kept = realize([n for _, _, new, state in updates for n in (new, *state)])
+        # Whoever holds the loss will read it: it is computed along, from what is at hand.
+        roots = [r() for _, p, _, _ in updates for r in p._roots]
+        kept = realize(
+            [n for _, _, new, state in updates for n in (new, *state)]
+            + [r for r in dict.fromkeys(roots) if r is not None and r.holders]
+        )
         for i, p, new, state in updates:
             self.state[i] = state
             p._replace(new)

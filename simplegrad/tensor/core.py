@@ -268,13 +268,15 @@ def _to_host(value: Any) -> Any:
 class Core:
     """The state of a tensor and its ways to the host."""
 
-    __slots__ = ("__weakref__", "_grad", "_node", "_unread")
+    __slots__ = ("__weakref__", "_grad", "_node", "_roots", "_unread")
     final: ClassVar[type[Tensor]]
     """The class `Tensor`, known once it is put together."""
     __array_priority__ = 1000
 
     _node: Node
     _grad: Tensor | None
+    _roots: tuple[weakref.ref[Node], ...]
+    """Where the backward passes behind `grad` began: an optimiser computes those nodes too."""
     _unread: int
 
     def __init__(

@@ -8,6 +8,7 @@ that a gradient can be differentiated again.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,11 @@ class Differentiation(Composites):
             value = value if isinstance(value, Core) else self.final(value, self.dtype, False)
             if value.shape != self.shape:
                 raise ShapeError(f"grad: shape {value.shape} does not fit {self.shape}")
-        self._grad, self._unread = value, 0
+        self._grad, self._unread, self._roots = value, 0, ()
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
-        self._grad, self._unread = None, 0
+        self._grad, self._unread, self._roots = None, 0, ()
 
     def detach(self) -> Tensor:
         """Return the same values without their history: no gradient flows through the result."""
@@ -76,14 +77,15 @@ class Differentiation(Composites):
         if known is not None:
             track([g for _, g in found], known)
         for leaf, gradient in found:
-            _accumulate(leaf, gradient)
+            _accumulate(leaf, gradient, weakref.ref(root))
 
 
-def _accumulate(leaf: Any, gradient: Node) -> None:
+def _accumulate(leaf: Any, gradient: Node, root: weakref.ref[Node]) -> None:
     before = leaf._grad
     if before is None:
-        leaf._grad, leaf._unread = wrap(gradient), 0
+        leaf._grad, leaf._unread, leaf._roots = wrap(gradient), 0, (root,)
         return
+    leaf._roots = (*leaf._roots[1 - _MAX_UNREAD :], root)
     total = make(ops.ADD, (before._node, gradient))
     total.tracks = before._node.tracks or gradient.tracks
     leaf._unread = 0 if before._node.buffer is not None else leaf._unread + 1

@@ -345,7 +345,7 @@ def cases() -> dict[str, Case]:
             found[f"sum {dtype}"] = reduced(ops.SUM, (30, 41), (1,), dtype)
             found[f"argmax {dtype}"] = reduced(ops.ARGMAX, (30, 41), (1,), dtype)
         found[f"max {dtype}"] = reduced(ops.MAX, (37, 30), (0,), dtype)
-        for op in ops.of_kind(ops.ELEMENTWISE) - {ops.CAST, ops.WHERE}:
+        for op in sorted(ops.of_kind(ops.ELEMENTWISE) - {ops.CAST, ops.WHERE}, key=str):
             small = op.kinds == "u" and dtype is not uint32
             if dtype.kind in op.kinds and not small:
                 found[f"{op} {dtype}"] = arithmetic(op, dtype)

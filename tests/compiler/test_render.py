@@ -40,7 +40,7 @@ CONTEXTS: list[Any] = []
 
 def _queues() -> dict[str, Any]:
     found = {}
-    for platform in cl.get_platforms():
+    for platform in sorted(cl.get_platforms(), key=lambda p: str(p.name)):
         for device in platform.get_devices():
             context = cl.Context([device])
             CONTEXTS.append(context)  # Intel's queues do not keep theirs alive
