@@ -3,12 +3,18 @@
 ``rule(node, g)`` gets the gradient of the node's result and returns one node (or None) per
 operand. Where a function has no derivative, the rule says which value it takes:
 
-- `abs`, `maximum`, `minimum`: 0 at abs's kink; of two equal operands each takes half
+- `abs`: 0 at its kink
+- `maximum`, `minimum`: of two equal operands each takes half; a NaN operand takes all of it
 - `max`, `min` over axes: equal extrema share the gradient evenly; where the result is NaN, the
   NaNs share it
-- `pow`: the exponent's gradient is 0 where the base is not positive
-- `sqrt`, `log` …: IEEE division, so inf or NaN at the edge of the domain
+- `pow`: 0 to the base where the exponent is 0, 0 to the exponent where the base is not positive
+- `remainder`: as if the floor of the quotient were constant
+- `take`, `scatter_add`: an index out of range is clamped by `take`, and so is its gradient's; rows
+  that `scatter_add` drops get 0
+- `sqrt`, `log`, `hypot`, `atan2` …: IEEE division, so inf or NaN at the edge of the domain
 - integer operands, conditions and rounding functions: none
+
+Rules are differentiable themselves, to any order: what they compute is made of the same operations.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from simplegrad.graph.node import Node, make
 from simplegrad.ops import Op
 
 Rule = Callable[[Node, Node], "tuple[Node | None, ...]"]
+Rule1 = Callable[[Node, Node], Node]
 
 RULES: dict[Op, Rule] = {}
 
@@ -106,37 +113,59 @@ _of_one(ops.ERF, lambda x, y: _times(apply(ops.EXP, _neg(_square(x))), 2 / math.
 
 RULES[ops.NEG] = lambda node, g: (_neg(g),)
 RULES[ops.ADD] = lambda node, g: (g, g)
-RULES[ops.SUB] = lambda node, g: (g, _neg(g))
-RULES[ops.MUL] = lambda node, g: (_mul(g, node.srcs[1]), _mul(g, node.srcs[0]))
 
 
-@_rule(ops.DIV)
-def _div(node: Node, g: Node) -> tuple[Node | None, ...]:
-    b = node.srcs[1]
-    return apply(ops.DIV, g, b), _neg(apply(ops.DIV, _mul(g, node), b))
+def _of_two(op: Op, first: Rule1, second: Rule1) -> None:
+    """Register the gradients of two operands; one that tracks nothing gets no nodes."""
+
+    def rule(node: Node, g: Node) -> tuple[Node | None, ...]:
+        a, b = node.srcs
+        return first(node, g) if a.tracks else None, second(node, g) if b.tracks else None
+
+    RULES[op] = rule
 
 
-@_rule(ops.REMAINDER)
-def _remainder(node: Node, g: Node) -> tuple[Node | None, ...]:
-    a, b = node.srcs
-    return g, _neg(_mul(g, apply(ops.FLOOR_DIVIDE, a, b)))
+_of_two(ops.SUB, lambda node, g: g, lambda node, g: _neg(g))
+_of_two(ops.MUL, lambda node, g: _mul(g, node.srcs[1]), lambda node, g: _mul(g, node.srcs[0]))
+_of_two(
+    ops.DIV,
+    lambda node, g: apply(ops.DIV, g, node.srcs[1]),
+    lambda node, g: _neg(apply(ops.DIV, _mul(g, node), node.srcs[1])),
+)
+_of_two(
+    ops.REMAINDER,
+    lambda node, g: g,
+    lambda node, g: _neg(_mul(g, apply(ops.FLOOR_DIVIDE, *node.srcs))),
+)
+_of_two(
+    ops.HYPOT,
+    lambda node, g: _mul(g, apply(ops.DIV, node.srcs[0], node)),
+    lambda node, g: _mul(g, apply(ops.DIV, node.srcs[1], node)),
+)
 
 
-@_rule(ops.POW)
-def _pow(node: Node, g: Node) -> tuple[Node | None, ...]:
+def _pow_base(node: Node, g: Node) -> Node:
     base, exponent = node.srcs
     zero, one = number(0, base), number(1, base)
     lower = apply(ops.POW, base, _sub(exponent, one))
     # d/dx x^0 is 0, also where x^-1 is not finite
     flat = apply(ops.EQUAL, exponent, zero)
-    for_base = apply(ops.WHERE, flat, build.broadcast_to(zero, base.shape), _mul(exponent, lower))
-    positive = apply(ops.GREATER, base, zero)
-    safe = apply(ops.WHERE, positive, base, one)
-    for_exponent = _mul(node, apply(ops.LOG, safe))
-    return _mul(g, for_base), _mul(g, for_exponent)
+    return _mul(g, apply(ops.WHERE, flat, zero, _mul(exponent, lower)))
 
 
-def _share(node: Node, g: Node, a: Node, b: Node, wins: Op) -> Node:
+def _pow_exponent(node: Node, g: Node) -> Node:
+    base, _ = node.srcs
+    zero, one = number(0, base), number(1, base)
+    flat = apply(ops.LESS_EQUAL, base, zero)
+    # The logarithm, too, is kept from such a base: its own gradient would be 0 · inf.
+    slope = _mul(node, apply(ops.LOG, apply(ops.WHERE, flat, one, base)))
+    return _mul(g, apply(ops.WHERE, flat, zero, slope))
+
+
+_of_two(ops.POW, _pow_base, _pow_exponent)
+
+
+def _share(g: Node, a: Node, b: Node, wins: Op) -> Node:
     """Return the part of `g` that goes to `a`: all where it wins, half where both are equal."""
     zero, half = number(0, g), number(0.5, g)
     equal = apply(ops.EQUAL, a, b)
@@ -145,16 +174,16 @@ def _share(node: Node, g: Node, a: Node, b: Node, wins: Op) -> Node:
     return apply(ops.WHERE, win, g, apply(ops.WHERE, equal, _mul(g, half), zero))
 
 
-@_rule(ops.MAXIMUM)
-def _maximum(node: Node, g: Node) -> tuple[Node | None, ...]:
-    a, b = node.srcs
-    return _share(node, g, a, b, ops.GREATER), _share(node, g, b, a, ops.GREATER)
-
-
-@_rule(ops.MINIMUM)
-def _minimum(node: Node, g: Node) -> tuple[Node | None, ...]:
-    a, b = node.srcs
-    return _share(node, g, a, b, ops.LESS), _share(node, g, b, a, ops.LESS)
+_of_two(
+    ops.MAXIMUM,
+    lambda node, g: _share(g, node.srcs[0], node.srcs[1], ops.GREATER),
+    lambda node, g: _share(g, node.srcs[1], node.srcs[0], ops.GREATER),
+)
+_of_two(
+    ops.MINIMUM,
+    lambda node, g: _share(g, node.srcs[0], node.srcs[1], ops.LESS),
+    lambda node, g: _share(g, node.srcs[1], node.srcs[0], ops.LESS),
+)
 
 
 @_rule(ops.ATAN2)
@@ -164,16 +193,15 @@ def _atan2(node: Node, g: Node) -> tuple[Node | None, ...]:
     return _mul(scaled, x), _neg(_mul(scaled, y))
 
 
-@_rule(ops.HYPOT)
-def _hypot(node: Node, g: Node) -> tuple[Node | None, ...]:
-    return tuple(_mul(g, apply(ops.DIV, s, node)) for s in node.srcs)
-
-
 @_rule(ops.WHERE)
 def _where(node: Node, g: Node) -> tuple[Node | None, ...]:
     zero = number(0, g)
-    condition = node.srcs[0]
-    return None, apply(ops.WHERE, condition, g, zero), apply(ops.WHERE, condition, zero, g)
+    condition, a, b = node.srcs
+    return (
+        None,
+        apply(ops.WHERE, condition, g, zero) if a.tracks else None,
+        apply(ops.WHERE, condition, zero, g) if b.tracks else None,
+    )
 
 
 @_rule(ops.CAST)
@@ -196,8 +224,8 @@ RULES[ops.SUM] = lambda node, g: (_spread(node, g),)
 
 def _extremum(node: Node, g: Node) -> tuple[Node | None, ...]:
     x, y = node.srcs[0], _spread(node, node)
-    both_nan = apply(ops.AND, apply(ops.NOT_EQUAL, x, x), apply(ops.NOT_EQUAL, y, y))
-    hit = build.cast(apply(ops.OR, apply(ops.EQUAL, x, y), both_nan), x.dtype)
+    nan = apply(ops.NOT_EQUAL, x, x)  # then the result is NaN, which nothing equals
+    hit = build.cast(apply(ops.OR, apply(ops.EQUAL, x, y), nan), x.dtype)
     count = build.reduce(ops.SUM, hit, node.arg)
     return (_mul(hit, _spread(node, apply(ops.DIV, g, count))),)
 
@@ -209,20 +237,36 @@ RULES[ops.MAX] = RULES[ops.MIN] = _extremum
 def _prod(node: Node, g: Node) -> tuple[Node | None, ...]:
     """The product of the others: exact with zeros, since nothing is divided by the element."""
     x = node.srcs[0]
-    kept = [a for a in range(len(x.shape)) if a not in node.arg]
-    n = size_of(tuple(x.shape[a] for a in node.arg))
-    outer = tuple(x.shape[a] for a in kept)
-    rows = build.reshape(build.permute(x, [*kept, *node.arg]), (*outer, 1, n))
-    ones = (1,) * len(outer)
-    i = build.reshape(build.iota(n, dtypes.int32, x.device), (*ones, n, 1))
-    j = build.reshape(build.iota(n, dtypes.int32, x.device), (*ones, 1, n))
-    others = apply(ops.WHERE, apply(ops.EQUAL, i, j), number(1, x), rows)
-    others = build.broadcast_to(others, (*outer, n, n))
-    parts = build.reduce(ops.PROD, others, [len(outer) + 1])
-    parts = _mul(parts, build.reshape(g, (*outer, 1)))
-    parts = build.reshape(parts, (*outer, *[x.shape[a] for a in node.arg]))
-    order = [*kept, *node.arg]
+    order = [*[a for a in range(len(x.shape)) if a not in node.arg], *node.arg]
+    turned = build.permute(x, order)
+    rows = build.reshape(turned, (g.size, size_of(turned.shape[len(g.shape) :])))
+    parts = _mul(_others(rows), build.reshape(g, (g.size, 1)))
+    parts = build.reshape(parts, turned.shape)
     return (build.permute(parts, [order.index(a) for a in range(len(order))]),)
+
+
+_BLOCK = 16
+
+
+def _others(rows: Node) -> Node:
+    """Return, per element of (m, n), the product of the others in its row; O(16 m n).
+
+    A block's elements are multiplied with each other, and with the product of the other blocks.
+    """
+    m, n = rows.shape
+    if n <= _BLOCK:
+        i, j = (build.iota(n, dtypes.int32, rows.device) for _ in range(2))
+        own = apply(ops.EQUAL, build.reshape(i, (n, 1)), build.reshape(j, (1, n)))
+        blank = apply(ops.WHERE, own, number(1, rows), build.reshape(rows, (m, 1, n)))
+        return build.reduce(ops.PROD, blank, [2])
+    blocks = -(-n // _BLOCK)
+    padded = build.pad(rows, [(0, 0, 0), (0, blocks * _BLOCK - n, 0)], 1.0)
+    padded = build.reshape(padded, (m * blocks, _BLOCK))
+    inside = build.reshape(_others(padded), (m, blocks, _BLOCK))
+    products = build.reshape(build.reduce(ops.PROD, padded, [1]), (m, blocks))
+    outside = build.reshape(_others(products), (m, blocks, 1))
+    result = build.reshape(_mul(inside, outside), (m, blocks * _BLOCK))
+    return build.slice_(result, [(0, m, 1), (0, n, 1)])
 
 
 @_rule(ops.CUMSUM)
@@ -328,12 +372,27 @@ def _take(node: Node, g: Node) -> tuple[Node | None, ...]:
     rows = build.permute(g, [*front, *rest])
     tail = tuple(x.shape[:axis] + x.shape[axis + 1 :])
     rows = build.reshape(rows, (indices.size, *tail))
-    flat = build.reshape(indices, (indices.size,))
+    flat = build.reshape(_clamped(indices, x.shape[axis]), (indices.size,))
     sums = build.scatter_add(flat, rows, x.shape[axis])
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(x.shape))]
     return build.permute(sums, order), None
 
 
+def _clamped(indices: Node, extent: int) -> Node:
+    """Return indices as `take` reads them, inside 0 … extent-1."""
+    if indices.dtype.kind == "i":
+        indices = apply(ops.MAXIMUM, indices, number(0, indices))
+    if indices.dtype.high < extent:
+        return indices
+    return apply(ops.MINIMUM, indices, number(max(extent - 1, 0), indices))
+
+
 @_rule(ops.SCATTER_ADD)
 def _scatter_add(node: Node, g: Node) -> tuple[Node | None, ...]:
-    return None, build.take(g, node.srcs[0], 0)
+    indices, rows = node.srcs
+    if not g.size:
+        return None, build.full(0, rows.shape, g.dtype, g.device)
+    read = build.take(g, indices, 0)
+    inside = apply(ops.EQUAL, indices, _clamped(indices, node.arg))
+    inside = build.reshape(inside, (*indices.shape, *[1] * (len(rows.shape) - 1)))
+    return None, apply(ops.WHERE, inside, read, number(0, g))

@@ -1,9 +1,9 @@
 """The gradient of `as_strided`: a gather for regular windows, a scatter-add for anything else.
 
 A view is *regular* if each axis of the operand is read by one result axis, or by two of which one
-steps over positions and the other runs through the window (``window_view``). The gradient of a
-position is then the sum over window offsets j of the gradient at ((i - j) / step, j): a flip, a
-padding that spreads the steps apart, a diagonal view, and one sum. No atomics, one order.
+steps over positions and the other runs through the window (``window_view``, dilated or not). The
+gradient of element i is then the sum over window offsets j of that at ((i - dilation j) / step, j):
+a flip, a padding that spreads the steps apart, a diagonal view, and one sum. No atomics, one order.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ class _Axis:
     position: int | None
     step: int
     window: int | None
+    dilation: int = 1
 
 
 def as_strided(node: Node, g: Node) -> tuple[Node | None, ...]:
@@ -68,11 +69,11 @@ def _regular(node: Node) -> list[_Axis] | None:
         reach = start + sum((shape[a] - 1) * step for a, step in found)
         if len(found) > 2 or reach >= source[b]:
             return None
-        found.sort(key=lambda pair: -pair[1])
-        if len(found) == 2 and found[1][1] != 1:
-            return None
+        # The work is extent · window: the shorter axis is the window, whichever was meant as one.
+        found.sort(key=lambda pair: (-shape[pair[0]], -pair[1]))
         if len(found) == 2:
-            axes.append(_Axis(source[b], start, found[0][0], found[0][1], found[1][0]))
+            (position, step), (window, dilation) = found
+            axes.append(_Axis(source[b], start, position, step, window, dilation))
         elif found:
             axes.append(_Axis(source[b], start, found[0][0], found[0][1], None))
         else:
@@ -92,10 +93,10 @@ def _fold(g: Node, at: int, axis: _Axis, shape: tuple[int, ...]) -> Node:
         return _padded(g, at, (axis.start, after, axis.step - 1))
     width = shape[axis.window]
     # Offset j of the window stands at column j' = width-1-j of the flipped axis, and what belongs
-    # to position i at row i + j' of the padded one: a diagonal, summed over j'.
+    # to element i at row i + dilation·j' of the padded one: a diagonal, summed over j'.
     g = build.flip(g, [at + 1])
-    before = axis.start + width - 1
-    after = axis.extent + width - 1 - before - spread
+    before = axis.start + (width - 1) * axis.dilation
+    after = axis.extent - axis.start - spread
     g = _padded(g, at, (before, after, axis.step - 1))
     inner = size_of(g.shape[at + 2 :])
     strides = [0] * len(g.shape)
@@ -104,7 +105,7 @@ def _fold(g: Node, at: int, axis: _Axis, shape: tuple[int, ...]) -> Node:
         strides[a] = step
         step *= g.shape[a]
     view = (*g.shape[:at], axis.extent, width, *g.shape[at + 2 :])
-    walk = (*strides[:at], width * inner, (width + 1) * inner, *strides[at + 2 :])
+    walk = (*strides[:at], width * inner, (width * axis.dilation + 1) * inner, *strides[at + 2 :])
     g = build.as_strided(g, view, walk)
     return build.reduce(ops.SUM, g, [at + 1])
 

@@ -208,11 +208,10 @@ def _batches(
     for i in sorted(range(len(lowered)), key=lambda i: levels[i]):
         bytes_ = _POINTER * len(lowered[i].kernel.args)
         axes = lowered[i].kernel.outer + lowered[i].kernel.reduce
-        small = (
-            fusion
-            and not bodies[i].template
-            and size_of(tuple(v.extent for v in axes)) <= _SMALL_WORK
-        )
+        # Barriers stay out of conditions, even uniform ones: PoCL 3.0 gives wrong numbers there.
+        alone = bool(bodies[i].template) or bodies[i].local_bytes > 0
+        work = size_of(tuple(v.extent for v in axes))
+        small = fusion and not alone and work <= _SMALL_WORK
         batch, used = open_.get(levels[i], ([], room))
         if batch and bodies[batch[0]].group_size != bodies[i].group_size:
             batch = []
