@@ -1,44 +1,41 @@
 """What is measured: inputs, the computation on tensors, and the same in NumPy.
 
-`traffic` counts the bytes of one read of every input and one write of the result.
+Tolerances: 1e-6 for a handful of roundings an element, 1e-5 for sums of up to some thousand
+products of random sign, 1e-4 for exp of a rounded difference and for sums of 16M numbers of
+random sign, whose result is far smaller than what was added up, 1e-3 for a loss after Adam
+has divided rounding errors of the gradient by themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from simplegrad import Adam, Tensor
+from benchmarks.case import Case, Workload
+from benchmarks.training import classifier, spiral
+from simplegrad import Tensor
 
-_RNG = np.random.default_rng(0)
-
-
-@dataclass(frozen=True)
-class Workload:
-    """`make` returns a function to run again and again, and the answer it must give (or None)."""
-
-    name: str
-    make: Callable[[], tuple[Callable[[], Any], Any]]
-    traffic: int = 0
-    flops: int = 0
+Shapes = tuple[tuple[int, ...], ...]
 
 
-def _array(*shape: int) -> Any:
-    return _RNG.standard_normal(shape).astype(np.float32)
+def _case(shapes: Shapes, f: Callable[..., Tensor], g: Callable[..., Any]) -> Callable[[], Case]:
+    """Return a maker of `f` on tensors, `g` on the same arrays, normally distributed."""
 
+    def make() -> Case:
+        rng = np.random.default_rng(0)
+        arrays = [rng.standard_normal(s, np.float32) for s in shapes]
+        tensors = [Tensor(a, requires_grad=False) for a in arrays]
+        kept: list[Any] = []
 
-def _fixed(x: Any) -> Tensor:
-    return Tensor(x, requires_grad=False)
+        def want() -> Any:
+            if not kept:
+                kept.append(g(*arrays))
+            return kept[0]
 
-
-def _unary(shape: tuple[int, ...], f: Callable[[Tensor], Tensor], g: Callable[[Any], Any]) -> Any:
-    def make() -> tuple[Callable[[], Any], Any]:
-        x = _array(*shape)
-        tensor = _fixed(x)
-        return lambda: f(tensor), g(x)
+        return Case(lambda: f(*tensors), want)
 
     return make
 
@@ -48,83 +45,105 @@ def _softmax(x: Any) -> Any:
     return e / e.sum(-1, keepdims=True)
 
 
-def _layer_norm(shape: tuple[int, int]) -> Any:
-    def make() -> tuple[Callable[[], Any], Any]:
-        x, w, b = _array(*shape), _array(shape[1]), _array(shape[1])
-        tensors = [_fixed(a) for a in (x, w, b)]
-        centred = x - x.mean(-1, keepdims=True)
-        want = centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
-        return lambda: tensors[0].layer_norm((-1,), tensors[1], tensors[2]), want
-
-    return make
+def _logsoftmax(x: Any) -> Any:
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
-def _product(m: int, k: int, n: int) -> Any:
-    def make() -> tuple[Callable[[], Any], Any]:
-        a, b = _array(m, k), _array(k, n)
-        x, y = _fixed(a), _fixed(b)
-        return lambda: x.einsum("ij,jk->ik", y), a @ b
-
-    return make
+def _layer_norm(x: Any, w: Any, b: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * w + b
 
 
-def _spiral() -> tuple[Callable[[], Any], Any]:
-    """An epoch of the README's example, with the loss kept."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(3).repeat(200)
-    t = np.linspace(0, 8 * np.pi, 200).repeat(3) + labels / np.pi + rng.standard_normal(600) * 0.3
-    points = np.tile(np.linspace(0, 1, 200), 3) * np.stack([np.sin(t), np.cos(t)])
-    w0, b0 = Tensor(rng.standard_normal((2, 1024))), Tensor(rng.standard_normal(1024))
-    w1, b1 = Tensor(rng.standard_normal((1024, 3))), Tensor(rng.standard_normal(3))
-    optimizer = Adam([w0, b0, w1, b1])
-    y = np.eye(3)[labels]
-
-    def epoch() -> Any:
-        out = Tensor(points).einsum("ji,jk->ik", w0).add(b0).relu()
-        out = out.einsum("ij,jk->ik", w1).add(b1)
-        loss = Tensor(y).mul(out.logsoftmax()).mul(-1.0).sum(axis=1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    return epoch, None
+def _gelu(x: Any) -> Any:
+    erf = np.frompyfunc(math.erf, 1, 1)(x * math.sqrt(0.5)).astype(np.float64)
+    return 0.5 * x * (1 + erf)
 
 
-_BIG = 1 << 24
+def _conv2d(x: Any, w: Any) -> Any:
+    windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+    return np.tensordot(windows, w, ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+
+
+def _rows(m: int, n: int) -> list[Workload]:
+    """Return the operations along rows of (m, n)."""
+    two = 8 * m * n
+    return [
+        Workload(
+            f"softmax {m}x{n}", _case(((m, n),), Tensor.softmax, _softmax), 1e-5, two,
+            ceiling="copy",
+        ),
+        Workload(
+            f"logsoftmax {m}x{n}", _case(((m, n),), Tensor.logsoftmax, _logsoftmax), 1e-5, two,
+            ceiling="copy",
+        ),
+        Workload(
+            f"layer_norm {m}x{n}",
+            _case(
+                ((m, n), (n,), (n,)), lambda x, w, b: x.layer_norm((-1,), w, b), _layer_norm
+            ),
+            1e-5, two + 8 * n, ceiling="copy",
+        ),
+    ]  # fmt: skip
+
+
+def _contraction(m: int, k: int, n: int) -> Workload:
+    return Workload(
+        f"einsum {m}x{k}x{n}",
+        _case(((m, k), (k, n)), lambda a, b: a.einsum("ij,jk->ik", b), lambda a, b: a @ b),
+        1e-5,
+        4 * (m * k + k * n + m * n),
+        2 * m * k * n,
+    )
+
+
+_BIG, _SIDE = 1 << 24, 4096
+_SQUARE = ((_SIDE, _SIDE),)
+
 WORKLOADS = [
-    Workload("copy 16M", _unary((_BIG,), lambda x: x * 2.0, lambda x: x * 2), 8 * _BIG),
     Workload(
         "chain 16M",
-        _unary(
-            (_BIG,),
-            lambda x: (-(x * x + 1.0).relu()).exp() * 0.5 - x,
+        _case(
+            ((_BIG,),),
+            lambda x: (-(x * x + 1).relu()).exp() * 0.5 - x,
             lambda x: np.exp(-np.maximum(x * x + 1, 0)) * np.float32(0.5) - x,
         ),
-        8 * _BIG,
+        1e-6, 8 * _BIG, ceiling="copy",
     ),
-    Workload("sum 16M", _unary((_BIG,), Tensor.sum, lambda x: x.sum(dtype="f8")), 4 * _BIG),
+    *_rows(4096, 1024),
+    *_rows(3000, 777),
     Workload(
-        "sum axis 0",
-        _unary((4096, 4096), lambda x: x.sum(axis=0), lambda x: x.sum(0, dtype="f8")),
-        4 * _BIG,
+        "sum 16M", _case(((_BIG,),), Tensor.sum, lambda x: x.sum(dtype="f8")), 1e-4, 4 * _BIG,
+        ceiling="read",
     ),
     Workload(
-        "sum axis 1",
-        _unary((4096, 4096), lambda x: x.sum(axis=1), lambda x: x.sum(1, dtype="f8")),
-        4 * _BIG,
+        "sum axis 0 4096x4096",
+        _case(_SQUARE, lambda x: x.sum(axis=0), lambda x: x.sum(0, dtype="f8")),
+        1e-5, 4 * (_SIDE * _SIDE + _SIDE), ceiling="read",
     ),
-    Workload("softmax", _unary((4096, 1024), Tensor.softmax, _softmax), 8 << 22),
     Workload(
-        "logsoftmax",
-        _unary((4096, 1024), Tensor.logsoftmax, lambda x: np.log(_softmax(x))),
-        8 << 22,
+        "sum axis 1 4096x4096",
+        _case(_SQUARE, lambda x: x.sum(axis=1), lambda x: x.sum(1, dtype="f8")),
+        1e-5, 4 * (_SIDE * _SIDE + _SIDE), ceiling="read",
     ),
-    Workload("layer_norm", _layer_norm((4096, 1024)), 8 << 22),
-    Workload("softmax odd", _unary((3000, 777), Tensor.softmax, _softmax), 8 * 3000 * 777),
-    Workload("layer_norm odd", _layer_norm((3000, 777)), 8 * 3000 * 777),
-    Workload("einsum 256", _product(256, 256, 256), flops=2 * 256**3),
-    Workload("einsum 1024", _product(1024, 1024, 1024), flops=2 * 1024**3),
-    Workload("einsum odd", _product(1000, 333, 777), flops=2 * 1000 * 333 * 777),
-    Workload("spiral epoch", _spiral),
-]
+    _contraction(256, 256, 256),
+    _contraction(1024, 1024, 1024),
+    _contraction(1000, 333, 777),
+    Workload(
+        "einsum bias gelu 1024",
+        _case(
+            ((1024, 1024), (1024, 1024), (1024,)),
+            lambda a, b, c: a.einsum("ij,jk->ik", b).add(c).gelu(),
+            lambda a, b, c: _gelu(a @ b + c),
+        ),
+        1e-5, 4 * (3 * 1024 * 1024 + 1024), 2 * 1024**3,
+    ),
+    Workload(
+        "conv2d 16x32x64x64 64x3x3",
+        _case(((16, 32, 64, 64), (64, 32, 3, 3)), lambda x, w: x.conv2d(w), _conv2d),
+        1e-5, 4 * (16 * 32 * 64 * 64 + 64 * 32 * 9 + 16 * 64 * 62 * 62),
+        2 * 16 * 64 * 62 * 62 * 32 * 9,
+    ),
+    Workload("spiral epoch", spiral, 1e-3),
+    Workload("classifier step", classifier, 1e-3),
+]  # fmt: skip

@@ -68,7 +68,7 @@
 #define MB 64         // dot, outer: rows of C a work-item computes, a multiple of MR
 #endif
 #ifndef NB
-#define NB 128        // strip, outer: columns a work-item computes, a multiple of NV*VW
+#define NB (VARIANT == 2 ? 256 : 1024) // strip, outer: columns a work-item computes, a multiple of NV*VW
 #endif
 #ifndef B_PACK
 #define B_PACK 1      // dot: 0 reads LOAD_B_V in the inner loop (needs B_UNIT 1)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from simplegrad import dtypes, ops
 from simplegrad.graph import build
-from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, const_value, make, topological
 from simplegrad.graph.rewrite import rewrite
 
@@ -29,11 +28,11 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node]) -> Canonical:
     """Expand composites, apply exact algebra, merge equal nodes."""
     pieces: list[Node] = []
     expanded = rewrite(order, lambda node: _expand(node, pieces))
-    roots = [_computed(expanded[id(t)]) for t in targets]
+    roots = [expanded[id(t)] for t in targets]
     table: dict[tuple[int, ...], Node] = {}
     merged = rewrite(topological(roots), lambda node: _merge(_simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
-    return Canonical([merged[id(r)] for r in roots], glued)
+    return Canonical([_computed(merged[id(r)]) for r in roots], glued)
 
 
 def _computed(node: Node) -> Node:
@@ -175,9 +174,10 @@ def _simplify(node: Node) -> Node:
             return srcs[1]
     if op is ops.NEG and srcs[0].op is ops.NEG and srcs[0].buffer is None:
         return srcs[0].srcs[0]  # -(-x) = x
-    folds = op.kind == ops.REDUCE and op not in (ops.ARGMAX, ops.ARGMIN)
-    if folds and size_of(node.shape) and all(srcs[0].shape[a] == 1 for a in node.arg):
-        return build.reshape(srcs[0], node.shape)  # a reduction of one element
+    if op.kind == ops.REDUCE and all(srcs[0].shape[a] == 1 for a in node.arg):
+        if op in (ops.ARGMAX, ops.ARGMIN):  # a reduction of one element
+            return build.full(0, node.shape, node.dtype, node.device)
+        return build.reshape(srcs[0], node.shape)
     return node
 
 

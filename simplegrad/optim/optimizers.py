@@ -25,14 +25,18 @@ Rate = float | Callable[[int], float]
 
 
 class Numbers:
-    """The numbers of one step as nodes: one per value and dtype, shared by all parameters."""
+    """The numbers of one step as nodes: one per name and dtype, shared by all parameters.
+
+    Two numbers of different names are two nodes even where they are equal, so that a schedule
+    passing through the value of another number leaves the graph, and its plan, as they are.
+    """
 
     def __init__(self) -> None:
-        self._nodes: dict[tuple[float, DType, Any], Node] = {}
+        self._nodes: dict[tuple[str, DType, Any], Node] = {}
 
-    def of(self, value: float, like: Node) -> Node:
-        """Return `value` as a kernel argument with the dtype of `like`."""
-        key = (value, like.dtype, like.device)
+    def of(self, name: str, value: float, like: Node) -> Node:
+        """Return a number, `value`, as a kernel argument with the dtype of `like`."""
+        key = (name, like.dtype, like.device)
         node = self._nodes.get(key)
         if node is None:
             node = self._nodes[key] = scalar(value, like.dtype, like.device)
@@ -47,12 +51,19 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
         self.params = list(params)
+        seen: set[int] = set()
         for i, p in enumerate(self.params):
             if not p._node.tracks or p._node.leaf is None:
                 raise AutogradError(
                     f"{type(self).__name__}: parameter {i} of shape {p.shape} is not a leaf tensor "
                     "that tracks gradients; pass Tensor(data) itself, not a result"
                 )
+            if id(p) in seen:
+                raise AutogradError(
+                    f"{type(self).__name__}: parameter {i} of shape {p.shape} stands in the list "
+                    "twice; pass every parameter once"
+                )
+            seen.add(id(p))
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
         self.state: dict[int, tuple[Node, ...]] = {}
@@ -102,13 +113,13 @@ class Optimizer:
         """Return the gradient with L2 regularisation added."""
         if not self.weight_decay:
             return g
-        return apply(ops.ADD, g, apply(ops.MUL, p, numbers.of(self.weight_decay, p)))
+        return apply(ops.ADD, g, apply(ops.MUL, p, numbers.of("decay", self.weight_decay, p)))
 
     def _shrunk(self, p: Node, numbers: Numbers) -> Node:
         """Return the parameter after decoupled weight decay (Loshchilov and Hutter, 2019)."""
         if not self.weight_decay:
             return p
-        return apply(ops.MUL, p, numbers.of(1 - self.rate * self.weight_decay, p))
+        return apply(ops.MUL, p, numbers.of("shrink", 1 - self.rate * self.weight_decay, p))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and every state array, as NumPy arrays by name."""
@@ -121,7 +132,11 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` returned; raises `ShapeError` listing all that does not fit."""
-        faults, loaded = [], {}
+        known = {"steps", *[f"{i}.{n}" for i in range(len(self.params)) for n in self.names]}
+        faults = [f"{key} belongs to no parameter here" for key in state if key not in known]
+        if "steps" not in state:
+            faults.append("steps is missing")
+        loaded: dict[int, tuple[Node, ...]] = {}
         for i, p in enumerate(self.params):
             arrays = [np.asarray(state[k]) for n in self.names if (k := f"{i}.{n}") in state]
             if arrays and len(arrays) != len(self.names):
@@ -156,12 +171,12 @@ class SGD(Optimizer):
         """v = momentum v + g;  p -= rate (v, or g + momentum v for Nesterov)."""
         g = self._decayed(p, g, numbers)
         if state:
-            momentum = numbers.of(self.momentum, p)
+            momentum = numbers.of("momentum", self.momentum, p)
             velocity = apply(ops.ADD, apply(ops.MUL, state[0], momentum), g)
             state = (velocity,)
             ahead = apply(ops.ADD, g, apply(ops.MUL, velocity, momentum))
             g = ahead if self.nesterov else velocity
-        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of(self.rate, p))), state
+        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of("rate", self.rate, p))), state
 
 
 class Adam(Optimizer):
@@ -185,13 +200,13 @@ class Adam(Optimizer):
     def _moved(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
-        mean = _running(state[0], g, self.beta1, numbers)
-        square = _running(state[1], apply(ops.MUL, g, g), self.beta2, numbers)
+        mean = _running("mean", state[0], g, self.beta1, numbers)
+        square = _running("square", state[1], apply(ops.MUL, g, g), self.beta2, numbers)
         t = self.steps + 1
-        size = numbers.of(self.rate / (1 - self.beta1**t), p)
-        unbias = numbers.of(1 / (1 - self.beta2**t), p)
+        size = numbers.of("rate", self.rate / (1 - self.beta1**t), p)
+        unbias = numbers.of("unbias", 1 / (1 - self.beta2**t), p)
         root = apply(ops.SQRT, apply(ops.MUL, square, unbias))
-        below = apply(ops.ADD, root, numbers.of(self.epsilon, p))
+        below = apply(ops.ADD, root, numbers.of("epsilon", self.epsilon, p))
         move = apply(ops.DIV, apply(ops.MUL, mean, size), below)
         return apply(ops.SUB, p, move), (mean, square)
 
@@ -229,16 +244,16 @@ class RMSprop(Optimizer):
     ) -> tuple[Node, tuple[Node, ...]]:
         """v: running mean of g²;  p -= rate g / (√v + ε)."""
         g = self._decayed(p, g, numbers)
-        square = _running(state[0], apply(ops.MUL, g, g), self.decay, numbers)
-        below = apply(ops.ADD, apply(ops.SQRT, square), numbers.of(self.epsilon, p))
-        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of(self.rate, p)), below)
+        square = _running("square", state[0], apply(ops.MUL, g, g), self.decay, numbers)
+        below = apply(ops.ADD, apply(ops.SQRT, square), numbers.of("epsilon", self.epsilon, p))
+        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of("rate", self.rate, p)), below)
         return apply(ops.SUB, p, move), (square,)
 
 
-def _running(old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
+def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
     """Return decay · old + (1 - decay) · new."""
-    kept = apply(ops.MUL, old, numbers.of(decay, old))
-    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(1 - decay, new)))
+    kept = apply(ops.MUL, old, numbers.of(f"{name} kept", decay, old))
+    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", 1 - decay, new)))
 
 
 def clip_value(params: Iterable[Any], most: float) -> None:

@@ -7,10 +7,15 @@ The class (or object) provides, over arrays of its own kind that broadcast as Nu
     einsum(subscripts, *operands)                    explicit output, letters a to z
     as_strided(x, shape, strides)                    strides in elements of x in row-major order
 
-Comparisons give 0 and 1. Optional: ``array(numpy_array)`` takes host data, ``numpy(x)`` gives it
-back (both default to `numpy.asarray`). Every operation of the graph is lowered to the twelve; one
-that cannot be is `UnsupportedOp`. Selections are products with 0 and 1, so an inf or NaN that is
-not selected still gives NaN; integers and bools are kept as floats.
+Comparisons give 0 and 1, or bools. Optional: ``array(numpy_array)`` takes host data,
+``numpy(x)`` gives it back (both default to `numpy.asarray`). Every operation of the graph is
+lowered to the twelve; one that cannot be is `UnsupportedOp`.
+
+- Everything is kept as floats: float64 data and constants as float64, all others as float32, so
+  integers are exact up to 2^24, do not wrap, and have no bitwise operations.
+- A selection is ``a^mask · b^(1 - mask)``: exact, since x^0 is 1 even for NaN. Slices that do not
+  start at 0, flips, pads, gathers and scatters are products with matrices of 0 and 1, so that an
+  inf or NaN spreads to its neighbours there.
 """
 
 from __future__ import annotations
@@ -22,10 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from simplegrad import ops
+from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.errors import UnsupportedOp
-from simplegrad.graph.infer import size_of
+from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node, const_value
 from simplegrad.ops import Op
 
@@ -44,26 +49,37 @@ class CrudeDevice:
         self.protocol = protocol
         own = protocol if isinstance(protocol, type) else type(protocol)
         self.name = self.identity = f"crude:{own.__name__}"
+        self._single = Twelve(self, np.float32)
+        self._double = Twelve(self, np.float64)
 
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
         """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
         wanted = set(targets)
+        uses: dict[Node, int] = {}
+        for node in order:
+            if node.buffer is None:
+                for src in node.srcs:
+                    uses[src] = uses.get(src, 0) + 1
         values: dict[Node, Any] = {}
         with np.errstate(all="ignore"):
             for node in order:
-                if node.buffer is None:
-                    values[node] = self._compute(node, [values[s] for s in node.srcs])
-                    if node in wanted or (node.holders and node.srcs):
-                        node.buffer = values[node]
-                else:
+                if node.buffer is not None:
                     values[node] = node.buffer
+                    continue
+                value = self._compute(node, [values[s] for s in node.srcs])
+                for src in node.srcs:
+                    uses[src] -= 1
+                    if not uses[src]:
+                        del values[src]
+                values[node] = value
+                if node in wanted or (node.holders and node.srcs):
+                    node.buffer = value
 
     def from_host(self, array: Any, dtype: DType) -> Any:
         """Return the protocol's array of host data; numbers of any dtype become floats."""
-        host = np.array(array, np.float64 if dtype.name == "float64" else np.float32)
-        return getattr(self.protocol, "array", np.asarray)(host)
+        return self._width(dtype).array(array)
 
-    def to_host(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
+    def to_host(self, buffer: Any, dtype: DType, shape: Shape) -> Any:
         """Return a NumPy copy of a buffer in `dtype`."""
         host = getattr(self.protocol, "numpy", np.asarray)(buffer)
         return np.array(host).astype(dtype.numpy).reshape(shape)
@@ -75,7 +91,27 @@ class CrudeDevice:
         """Return zeros: the protocol's memory is its own."""
         return {"in_use_bytes": 0, "held_bytes": 0, "peak_bytes": 0}
 
-    # The twelve, and what is made of them --------------------------------------------------------
+    def _width(self, dtype: DType) -> Twelve:
+        return self._double if dtype is dtypes.float64 else self._single
+
+    def _compute(self, node: Node, srcs: list[Any]) -> Any:
+        rule = _RULES.get(node.op)
+        if rule is None or not _fits(node):
+            raise UnsupportedOp(
+                f"{node.op}: cannot be made of the twelve operations of {self.name} for "
+                f"{(node.srcs or (node,))[0].dtype} ({node.where}); "
+                "use the numpy or an OpenCL device"
+            )
+        wide = dtypes.float64 in (node.dtype, *[s.dtype for s in node.srcs])
+        return rule(self._double if wide else self._single, node, srcs)
+
+
+class Twelve:
+    """The twelve operations and what is made of them; new constants have one host dtype."""
+
+    def __init__(self, device: CrudeDevice, dtype: Any) -> None:
+        self.protocol, self.name, self.dtype = device.protocol, device.name, dtype
+        self.zero, self.one, self.minus_one = (self.array(v) for v in (0, 1, -1))
 
     def call(self, name: str, *args: Any) -> Any:
         """Call one of the twelve operations."""
@@ -88,186 +124,306 @@ class CrudeDevice:
             )
         return function(*args)
 
-    def number(self, value: float) -> Any:
-        """Return a zero-dimensional array."""
-        return getattr(self.protocol, "array", np.asarray)(np.array(value, np.float32))
+    def array(self, data: Any) -> Any:
+        """Return the protocol's array of host data."""
+        return getattr(self.protocol, "array", np.asarray)(np.array(data, self.dtype, order="C"))
 
     def add(self, a: Any, b: Any) -> Any:
         """Return a + b; a float becomes an array."""
-        return self.call("add", a, self.number(b) if isinstance(b, float) else b)
+        return self.call("add", a, self.array(b) if isinstance(b, float) else b)
 
     def mul(self, a: Any, b: Any) -> Any:
         """Return a · b; a float becomes an array."""
-        return self.call("mul", a, self.number(b) if isinstance(b, float) else b)
+        return self.call("mul", a, self.array(b) if isinstance(b, float) else b)
 
     def pow(self, a: Any, b: Any) -> Any:
         """Return a to the power b; a float becomes an array."""
-        return self.call("pow", a, self.number(b) if isinstance(b, float) else b)
+        return self.call("pow", a, self.array(b) if isinstance(b, float) else b)
+
+    def exp(self, a: Any) -> Any:
+        """Return e to the power a."""
+        return self.call("exp", a)
+
+    def log(self, a: Any) -> Any:
+        """Return the natural logarithm."""
+        return self.call("log", a)
 
     def neg(self, a: Any) -> Any:
         """Return -a."""
-        return self.mul(a, -1.0)
+        return self.call("mul", a, self.minus_one)
+
+    def equal(self, a: Any, b: Any) -> Any:
+        """Return a == b as the floats 0 and 1."""
+        return self.call("mul", self.call("equal", a, b), self.one)
 
     def at_least(self, a: Any, b: Any) -> Any:
-        """Return a >= b as 0 or 1; a float becomes an array."""
-        return self.call("greater_equal", a, self.number(b) if isinstance(b, float) else b)
+        """Return a >= b as the floats 0 and 1."""
+        return self.call("mul", self.call("greater_equal", a, b), self.one)
+
+    def above(self, a: Any, b: Any) -> Any:
+        """Return a > b as the floats 0 and 1; with NaN 0."""
+        return self.mul(self.at_least(a, b), self.flip(self.equal(a, b)))
 
     def flip(self, mask: Any) -> Any:
         """Return 1 - mask."""
-        return self.add(self.neg(mask), 1.0)
+        return self.add(self.neg(mask), self.one)
+
+    def nan(self, a: Any) -> Any:
+        """Return 1 where a is NaN, 0 elsewhere."""
+        return self.flip(self.equal(a, a))
 
     def choose(self, mask: Any, a: Any, b: Any) -> Any:
-        """Return a where the mask is 1, b where it is 0."""
-        return self.add(self.mul(mask, a), self.mul(self.flip(mask), b))
+        """Return a where the mask is 1, b where it is 0, whatever stands in the other."""
+        return self.mul(self.pow(a, mask), self.pow(b, self.flip(mask)))
 
-    def select(self, x: Any, axis: int, rank: int, matrix: Any) -> Any:
-        """Return x with one axis multiplied by a host matrix (rows, columns)."""
+    def greatest(self, a: Any, b: Any) -> Any:
+        """Return the greater of two; NaN if one is NaN."""
+        return self.choose(self.add(self.at_least(a, b), self.nan(a)), a, b)
+
+    def reshape(self, x: Any, shape: Shape) -> Any:
+        """Return x with other extents."""
+        return self.call("as_strided", x, shape, _row_major(shape))
+
+    def permute(self, x: Any, shape: Shape, axes: Sequence[int]) -> Any:
+        """Return x of a shape with its axes in another order."""
+        strides = _row_major(shape)
+        permuted = tuple(shape[a] for a in axes)
+        return self.call("as_strided", x, permuted, tuple(strides[a] for a in axes))
+
+    def contract(self, x: Any, axis: int, rank: int, matrix: Any, spec: str = "zy") -> Any:
+        """Return x with `axis` (y) multiplied by a matrix of the axes `spec`, z for y."""
         letters = list(string.ascii_lowercase[:rank])
-        before = "".join(letters)
-        letters[axis] = "z"
-        subscripts = f"z{string.ascii_lowercase[axis]},{before}->{''.join(letters)}"
-        host = getattr(self.protocol, "array", np.asarray)(np.asarray(matrix, np.float32))
-        return self.call("einsum", subscripts, host, x)
+        letters[axis] = "y"
+        out = [*letters[:axis], "z", *letters[axis + 1 :]]
+        return self.call("einsum", f"{spec},{''.join(letters)}->{''.join(out)}", matrix, x)
 
-    def _compute(self, node: Node, srcs: list[Any]) -> Any:
-        rule = _RULES.get(node.op)
-        if rule is None:
-            raise UnsupportedOp(
-                f"{node.op}: cannot be made of the twelve operations of {self.name} "
-                f"({node.where}); use the numpy or an OpenCL device"
-            )
-        return rule(self, node, srcs)
+    def shifted(self, x: Any, size: int, offset: int) -> Any:
+        """Return the flat elements of x from `offset` on.
+
+        The twelve start views at element 0. A window of w elements whose last is kept shifts by
+        w - 1; two of them, one with wide steps, shift by any offset at a cost of its root.
+        """
+        width = math.isqrt(offset) or 1
+        for step in (width, 1):
+            count = offset // step
+            if count:
+                offset -= count * step
+                size -= count * step
+                window = self.call("as_strided", x, (size, count + 1), (1, step))
+                last = np.arange(count + 1) == count
+                x = self.call("einsum", "ab,b->a", window, self.array(last))
+        return x
+
+    def strided(self, x: Any, size: int, shape: Shape, strides: Shape, offset: int) -> Any:
+        """Return a view of x's flat elements from an offset; a negative stride is a flip."""
+        if not size_of(shape):
+            return self.array(np.zeros(shape))
+        pairs = list(zip(shape, strides, strict=True))
+        offset += sum((n - 1) * s for n, s in pairs if s < 0)
+        if offset:
+            x = self.shifted(x, size, offset)
+        x = self.call("as_strided", x, shape, tuple(abs(s) for s in strides))
+        for axis, (n, s) in enumerate(pairs):
+            if s < 0 and n > 1:
+                x = self.contract(x, axis, len(shape), self.array(np.eye(n)[::-1]))
+        return x
 
 
-Rule = Callable[[CrudeDevice, Node, "list[Any]"], Any]
+Rule = Callable[[Twelve, Node, "list[Any]"], Any]
 
 
-def _leaf(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    if node.op is ops.IOTA:
-        return d.from_host(np.arange(node.arg), node.dtype)
-    value = node.value if node.op is ops.SCALAR else const_value(node)
-    return d.number(float(value))
+def _fits(node: Node) -> bool:
+    """Return whether floats do what the operation does with its dtypes."""
+    if node.op in (ops.AND, ops.OR, ops.XOR, ops.INVERT):
+        return node.dtype.kind == "b"
+    if node.op is ops.CAST:
+        return node.dtype.is_float or node.dtype.kind == "b" or not node.srcs[0].dtype.is_float
+    return True
 
 
-def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _row_major(shape: Shape) -> Shape:
     return tuple(size_of(shape[a + 1 :]) for a in range(len(shape)))
 
 
-def _reshape(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    return d.call("as_strided", s[0], node.shape, _row_major(node.shape))
+def _leaf(d: Twelve, node: Node, s: list[Any]) -> Any:
+    if node.op is ops.IOTA:
+        return d.array(np.arange(node.arg))
+    return d.array(node.value if node.op is ops.SCALAR else const_value(node))
 
 
-def _permute(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    strides = _row_major(node.srcs[0].shape)
-    return d.call("as_strided", s[0], node.shape, tuple(strides[a] for a in node.arg))
+def _cast(d: Twelve, node: Node, s: list[Any]) -> Any:
+    if node.dtype.kind != "b":
+        return s[0]
+    return d.flip(d.equal(s[0], d.zero))
 
 
-def _expand(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
+def _sign(d: Twelve, node: Node, s: list[Any]) -> Any:
+    sign = d.add(d.at_least(s[0], d.zero), d.neg(d.at_least(d.neg(s[0]), d.zero)))
+    return d.choose(d.nan(s[0]), s[0], sign)
+
+
+def _absolute(d: Twelve, node: Node, s: list[Any]) -> Any:
+    return d.mul(s[0], d.add(d.mul(d.at_least(s[0], d.zero), 2.0), -1.0))
+
+
+def _infinite(d: Twelve, node: Node, s: list[Any]) -> Any:
+    return d.equal(_absolute(d, node, s), d.array(math.inf))
+
+
+def _expand(d: Twelve, node: Node, s: list[Any]) -> Any:
     source = node.srcs[0].shape
     pairs = zip(source, node.shape, _row_major(source), strict=True)
     strides = tuple(0 if n == 1 != m else stride for n, m, stride in pairs)
     return d.call("as_strided", s[0], node.shape, strides)
 
 
-def _slice(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    x, source = s[0], node.srcs[0].shape
-    for axis, (start, extent, step) in enumerate(node.arg):
-        if (start, extent, step) != (0, source[axis], 1):
-            matrix = np.zeros((extent, source[axis]))
-            matrix[np.arange(extent), start + step * np.arange(extent)] = 1
-            x = d.select(x, axis, len(source), matrix)
-    return x
+def _slice(d: Twelve, node: Node, s: list[Any]) -> Any:
+    steps = _row_major(node.srcs[0].shape)
+    pairs = list(zip(node.arg, steps, strict=True))
+    strides = tuple(step * width for (_, _, step), width in pairs)
+    offset = sum(start * width for (start, _, _), width in pairs)
+    return d.strided(s[0], node.srcs[0].size, node.shape, strides, offset)
 
 
-def _pad(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
+def _as_strided(d: Twelve, node: Node, s: list[Any]) -> Any:
+    return d.strided(s[0], node.srcs[0].size, *node.arg)
+
+
+def _pad(d: Twelve, node: Node, s: list[Any]) -> Any:
     x, source = s[0], node.srcs[0].shape
-    widths, fill = node.arg
+    widths, text = node.arg
+    fill = float(text == "True" if text in ("True", "False") else float(text))
+    if not node.srcs[0].size:
+        return d.array(np.full(node.shape, fill))
     inside = np.ones(node.shape)
     for axis, (before, after, between) in enumerate(widths):
         if before or after or between:
             matrix = np.zeros((node.shape[axis], source[axis]))
             rows = before + (between + 1) * np.arange(source[axis])
             matrix[rows, np.arange(source[axis])] = 1
-            x = d.select(x, axis, len(source), matrix)
-            shape = [-1 if a == axis else 1 for a in range(len(source))]
-            inside = inside * matrix.any(axis=1).reshape(shape)
-    value = float(fill) if fill not in ("True", "False") else float(fill == "True")
-    return d.add(x, d.from_host((1 - inside) * value, node.dtype)) if value else x
+            x = d.contract(x, axis, len(source), d.array(matrix))
+            inside *= matrix.any(1).reshape([-1 if a == axis else 1 for a in range(len(source))])
+    return d.add(x, d.array(np.where(inside, 0, fill))) if fill else x
 
 
-def _as_strided(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    shape, strides, offset = node.arg
-    x = s[0]
-    if offset:
-        n = node.srcs[0].size
-        flat = d.call("as_strided", x, (n,), (1,))
-        x = d.select(flat, 0, 1, np.eye(n, k=offset))
-    return d.call("as_strided", x, shape, strides)
-
-
-def _einsum(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
+def _einsum(d: Twelve, node: Node, s: list[Any]) -> Any:
     letters: dict[int, str] = {}
     words = [
-        "".join(letters.setdefault(i, string.ascii_lowercase[len(letters)]) for i in part)
+        "".join([letters.setdefault(i, string.ascii_letters[len(letters)]) for i in part])
         for part in node.arg
     ]
     return d.call("einsum", f"{','.join(words[:-1])}->{words[-1]}", *s)
 
 
-def _tanh(d: CrudeDevice, node: Node, s: list[Any]) -> Any:
-    """tanh x = 1 - 2 / (exp 2x + 1): exact at both ends."""
-    below = d.add(d.call("exp", d.mul(s[0], 2.0)), 1.0)
-    return d.add(d.mul(d.pow(below, -1.0), -2.0), 1.0)
+def _one_hot(d: Twelve, indices: Any, size: int, extent: int) -> Any:
+    """Return (size, extent): 1 where the column is the row's index."""
+    return d.equal(d.reshape(indices, (size, 1)), d.array(np.arange(extent)))
+
+
+def _take(d: Twelve, node: Node, s: list[Any]) -> Any:
+    x, indices = node.srcs
+    axis, extent = node.arg, x.shape[node.arg]
+    bounded = d.greatest(s[1], d.zero)
+    bounded = d.neg(d.greatest(d.neg(bounded), d.array(1 - extent)))
+    found = d.contract(s[0], axis, len(x.shape), _one_hot(d, bounded, indices.size, extent))
+    return d.reshape(found, node.shape)
+
+
+def _scatter_add(d: Twelve, node: Node, s: list[Any]) -> Any:
+    indices, rows = node.srcs
+    hot = _one_hot(d, s[0], indices.size, node.arg)
+    return d.contract(s[1], 0, len(rows.shape), hot, "yz")
+
+
+def _cumsum(d: Twelve, node: Node, s: list[Any]) -> Any:
+    n = node.shape[node.arg]
+    return d.contract(s[0], node.arg, len(node.shape), d.array(np.tri(n)))
+
+
+def _argmax(d: Twelve, node: Node, x: Any) -> Any:
+    """Return the index among several axes as well, which are made one."""
+    source, axes = node.srcs[0].shape, node.arg
+    if len(axes) == 1:
+        return d.call("argmax", x, axes[0])
+    kept = [a for a in range(len(source)) if a not in axes]
+    extent = size_of(tuple(source[a] for a in axes))
+    rows = d.reshape(d.permute(x, source, [*kept, *axes]), (*node.shape, extent))
+    return d.call("argmax", rows, len(kept))
+
+
+def _exponential(form: Callable[[Twelve, Any, Any], Any]) -> Rule:
+    """Return a rule for a function of e^x and e^-x."""
+    return lambda d, n, s: form(d, d.exp(s[0]), d.exp(d.neg(s[0])))
+
+
+def _root_plus(d: Twelve, x: Any, more: float) -> Any:
+    """Return log(x + √(x² + more))."""
+    return d.log(d.add(x, d.pow(d.add(d.mul(x, x), more), 0.5)))
 
 
 _RULES: dict[Op, Rule] = {
     ops.SCALAR: _leaf,
     ops.CONST: _leaf,
     ops.IOTA: _leaf,
-    ops.RESHAPE: _reshape,
-    ops.PERMUTE: _permute,
+    ops.CAST: _cast,
+    ops.RESHAPE: lambda d, n, s: d.reshape(s[0], n.shape),
+    ops.PERMUTE: lambda d, n, s: d.permute(s[0], n.srcs[0].shape, n.arg),
     ops.EXPAND: _expand,
     ops.SLICE: _slice,
     ops.PAD: _pad,
     ops.AS_STRIDED: _as_strided,
     ops.EINSUM: _einsum,
-    ops.TANH: _tanh,
-    ops.EXP: lambda d, n, s: d.call("exp", s[0]),
-    ops.EXP2: lambda d, n, s: d.call("exp", d.mul(s[0], math.log(2))),
-    ops.EXPM1: lambda d, n, s: d.add(d.call("exp", s[0]), -1.0),
-    ops.LOG: lambda d, n, s: d.call("log", s[0]),
-    ops.LOG2: lambda d, n, s: d.mul(d.call("log", s[0]), 1 / math.log(2)),
-    ops.LOG1P: lambda d, n, s: d.call("log", d.add(s[0], 1.0)),
+    ops.TAKE: _take,
+    ops.SCATTER_ADD: _scatter_add,
+    ops.CUMSUM: _cumsum,
+    ops.EXP: lambda d, n, s: d.exp(s[0]),
+    ops.EXP2: lambda d, n, s: d.exp(d.mul(s[0], math.log(2))),
+    ops.EXPM1: lambda d, n, s: d.add(d.exp(s[0]), -1.0),
+    ops.LOG: lambda d, n, s: d.log(s[0]),
+    ops.LOG2: lambda d, n, s: d.mul(d.log(s[0]), 1 / math.log(2)),
+    ops.LOG1P: lambda d, n, s: d.log(d.add(s[0], 1.0)),
     ops.SQRT: lambda d, n, s: d.pow(s[0], 0.5),
     ops.RSQRT: lambda d, n, s: d.pow(s[0], -0.5),
     ops.RECIPROCAL: lambda d, n, s: d.pow(s[0], -1.0),
+    ops.SINH: _exponential(lambda d, e, inverse: d.mul(d.add(e, d.neg(inverse)), 0.5)),
+    ops.COSH: _exponential(lambda d, e, inverse: d.mul(d.add(e, inverse), 0.5)),
+    # tanh x = 1 - 2 / (exp 2x + 1): exact at both ends
+    ops.TANH: lambda d, n, s: d.add(
+        d.mul(d.pow(d.add(d.exp(d.mul(s[0], 2.0)), 1.0), -1.0), -2.0), 1.0
+    ),
+    ops.ASINH: lambda d, n, s: d.mul(_root_plus(d, _absolute(d, n, s), 1.0), _sign(d, n, s)),
+    ops.ACOSH: lambda d, n, s: _root_plus(d, s[0], -1.0),
+    ops.ATANH: lambda d, n, s: d.mul(
+        d.add(d.log(d.add(s[0], 1.0)), d.neg(d.log(d.flip(s[0])))), 0.5
+    ),
     ops.NEG: lambda d, n, s: d.neg(s[0]),
-    ops.ABS: lambda d, n, s: d.mul(s[0], d.add(d.mul(d.at_least(s[0], 0.0), 2.0), -1.0)),
-    ops.SIGN: lambda d, n, s: d.add(d.at_least(s[0], 0.0), d.neg(d.at_least(d.neg(s[0]), 0.0))),
+    ops.ABS: _absolute,
+    ops.SIGN: _sign,
+    ops.ISNAN: lambda d, n, s: d.nan(s[0]),
+    ops.ISINF: _infinite,
+    ops.ISFINITE: lambda d, n, s: d.flip(d.add(d.nan(s[0]), _infinite(d, n, s))),
     ops.ADD: lambda d, n, s: d.add(*s),
     ops.MUL: lambda d, n, s: d.mul(*s),
     ops.SUB: lambda d, n, s: d.add(s[0], d.neg(s[1])),
     ops.DIV: lambda d, n, s: d.mul(s[0], d.pow(s[1], -1.0)),
     ops.POW: lambda d, n, s: d.pow(*s),
-    ops.MAXIMUM: lambda d, n, s: d.choose(d.at_least(*s), s[0], s[1]),
-    ops.MINIMUM: lambda d, n, s: d.choose(d.at_least(*s), s[1], s[0]),
-    ops.EQUAL: lambda d, n, s: d.call("equal", *s),
-    ops.NOT_EQUAL: lambda d, n, s: d.flip(d.call("equal", *s)),
+    ops.HYPOT: lambda d, n, s: d.pow(d.add(d.mul(s[0], s[0]), d.mul(s[1], s[1])), 0.5),
+    ops.MAXIMUM: lambda d, n, s: d.greatest(*s),
+    ops.MINIMUM: lambda d, n, s: d.neg(d.greatest(d.neg(s[0]), d.neg(s[1]))),
+    ops.EQUAL: lambda d, n, s: d.equal(*s),
+    ops.NOT_EQUAL: lambda d, n, s: d.flip(d.equal(*s)),
     ops.GREATER_EQUAL: lambda d, n, s: d.at_least(*s),
     ops.LESS_EQUAL: lambda d, n, s: d.at_least(s[1], s[0]),
-    ops.LESS: lambda d, n, s: d.flip(d.at_least(*s)),
-    ops.GREATER: lambda d, n, s: d.flip(d.at_least(s[1], s[0])),
+    ops.GREATER: lambda d, n, s: d.above(*s),
+    ops.LESS: lambda d, n, s: d.above(s[1], s[0]),
     ops.AND: lambda d, n, s: d.mul(*s),
-    ops.OR: lambda d, n, s: d.at_least(d.add(*s), 1.0),
-    ops.XOR: lambda d, n, s: d.flip(d.call("equal", *s)),
+    ops.OR: lambda d, n, s: d.at_least(d.add(*s), d.one),
+    ops.XOR: lambda d, n, s: d.flip(d.equal(*s)),
     ops.INVERT: lambda d, n, s: d.flip(s[0]),
     ops.WHERE: lambda d, n, s: d.choose(*s),
-    ops.CAST: lambda d, n, s: (
-        d.flip(d.call("equal", s[0], d.number(0.0))) if n.arg.kind == "b" else s[0]
-    ),
     ops.SUM: lambda d, n, s: d.call("sum", s[0], n.arg),
     ops.MAX: lambda d, n, s: d.call("max", s[0], n.arg),
     ops.MIN: lambda d, n, s: d.neg(d.call("max", d.neg(s[0]), n.arg)),
-    ops.ARGMAX: lambda d, n, s: d.call("argmax", s[0], *n.arg),
-    ops.ARGMIN: lambda d, n, s: d.call("argmax", d.neg(s[0]), *n.arg),
+    ops.ARGMAX: lambda d, n, s: _argmax(d, n, s[0]),
+    ops.ARGMIN: lambda d, n, s: _argmax(d, n, d.neg(s[0])),
 }

@@ -6,6 +6,7 @@ bfloat16 in float32, bfloat16 being kept as float32 numbers that fit. Integers w
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -126,11 +127,11 @@ def _slice(node: Node, srcs: list[Any]) -> Any:
 
 
 def _pad(node: Node, srcs: list[Any]) -> Any:
-    widths, fill = node.arg
-    value = fill == "True" if fill in ("True", "False") else float(fill)
+    widths, text = node.arg
+    fill = ast.literal_eval(text) if text[-1].isdigit() or text[0] in "TF" else float(text)
     if node.dtype.kind in "ui":
-        value = int(value)
-    result = np.full(node.shape, value, srcs[0].dtype)
+        fill = np.array(int(fill)).astype(node.dtype.numpy)
+    result = np.full(node.shape, fill, srcs[0].dtype)
     if srcs[0].size:
         place = tuple(
             slice(before, before + (n - 1) * (between + 1) + 1, between + 1)
@@ -156,24 +157,31 @@ def _einsum(node: Node, srcs: list[Any]) -> Any:
     return rounded(np.einsum(*operands, list(node.arg[-1]), optimize=True), node.dtype)
 
 
+def _whole(indices: Any) -> Any:
+    """Return indices as int64; greater ones become the greatest."""
+    if indices.dtype == np.uint64:
+        indices = np.minimum(indices, np.uint64(dtypes.int64.high))
+    return indices.astype(np.int64)
+
+
 def _take(node: Node, srcs: list[Any]) -> Any:
-    x, indices = srcs
+    x, indices = srcs[0], _whole(srcs[1])
     n = x.shape[node.arg]
     if settings.current().check and indices.size and not (0 <= indices.min() <= indices.max() < n):
         raise IndexOutOfRange(
             f"take: indices {indices.min()} … {indices.max()} on an axis of {n} ({node.where})"
         )
-    return np.take(x, np.clip(indices.astype(np.int64), 0, max(n - 1, 0)), axis=node.arg)
+    return np.take(x, np.clip(indices, 0, max(n - 1, 0)), axis=node.arg)
 
 
 def _scatter_add(node: Node, srcs: list[Any]) -> Any:
-    indices, rows = srcs
+    indices, rows = _whole(srcs[0]), srcs[1]
     wide = rows.astype(np.float32) if rows.dtype == np.float16 else rows
     inside = (indices >= 0) & (indices < node.arg)
     if settings.current().check and not inside.all():
         raise IndexOutOfRange(f"scatter_add: an index is outside 0 … {node.arg - 1} ({node.where})")
     result = np.zeros(node.shape, wide.dtype)
-    np.add.at(result, indices[inside].astype(np.int64), wide[inside])
+    np.add.at(result, indices[inside], wide[inside])
     return rounded(result, node.dtype)
 
 

@@ -35,6 +35,8 @@ CASES = kernels.cases()
 _RTOL = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 2e-5, "float64": 1e-12}
 
 
+pytestmark = pytest.mark.filterwarnings("ignore::pyopencl.CompilerWarning")
+
 CONTEXTS: list[Any] = []
 
 
@@ -73,7 +75,7 @@ def render(kernel_list: list[Kernel], target: Target) -> Source:
 def run(queue: Any, cases: list[kernels.Case], target: Target) -> list[list[Any]]:
     """Render the kernels into one, run it, return the outputs of each."""
     source = render([kernel for kernel, _ in cases], target)
-    program = cl.Program(queue.context, source.text).build()
+    program = cl.Program(queue.context, source.text).build(cache_dir=False)
     args, outputs = [], []
     for body, number in source.args:
         arg, data = cases[body][0].args[number], cases[body][1][number]
