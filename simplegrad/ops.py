@@ -166,18 +166,9 @@ REMAINDER = _binary(
 )
 
 
-def _power(a: Any, b: Any) -> Any:
-    """Return a to the power b; a negative power of an integer is truncated towards zero."""
-    if np.asarray(a).dtype.kind != "i":
-        return np.power(a, b)
-    odd = np.where(b % 2 == 0, np.abs(a), a)
-    below = np.where(np.abs(a) == 1, odd, 0).astype(np.asarray(a).dtype)
-    return np.where(b < 0, below, np.power(a, np.maximum(b, 0)))
-
-
 POW = _binary(
     "pow",
-    _power,
+    np.power,
     "pow({0}, {1})",
     24,
     kinds="uif",

@@ -190,11 +190,21 @@ def _cumsum(node: Node, srcs: list[Any]) -> Any:
     return rounded(np.cumsum(x, axis=node.arg, dtype=x.dtype), node.dtype)
 
 
+def _power(node: Node, srcs: list[Any]) -> Any:
+    """A negative power of an integer is truncated towards zero."""
+    a, b = (s.astype(np.float32) if s.dtype == np.float16 else s for s in srcs)
+    if a.dtype.kind != "i":
+        return rounded(np.power(a, b), node.dtype)
+    below = np.where(np.abs(a) == 1, np.where(b % 2 == 0, np.abs(a), a), 0)
+    return rounded(np.where(b < 0, below, np.power(a, np.maximum(b, 0))), node.dtype)
+
+
 _RULES: dict[Op, Rule] = {
     ops.SCALAR: _leaf,
     ops.CONST: _leaf,
     ops.IOTA: _leaf,
     ops.CAST: _cast,
+    ops.POW: _power,
     ops.RESHAPE: lambda node, srcs: srcs[0].reshape(node.shape),
     ops.PERMUTE: lambda node, srcs: srcs[0].transpose(node.arg),
     ops.EXPAND: lambda node, srcs: np.broadcast_to(srcs[0], node.shape),
