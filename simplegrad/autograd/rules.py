@@ -372,7 +372,8 @@ def _take(node: Node, g: Node) -> tuple[Node | None, ...]:
     rows = build.permute(g, [*front, *rest])
     tail = tuple(x.shape[:axis] + x.shape[axis + 1 :])
     rows = build.reshape(rows, (indices.size, *tail))
-    flat = build.reshape(_clamped(indices, x.shape[axis]), (indices.size,))
+    wide = indices if x.shape[axis] <= indices.dtype.high else build.cast(indices, dtypes.int64)
+    flat = build.reshape(_clamped(wide, x.shape[axis]), (indices.size,))
     sums = build.scatter_add(flat, rows, x.shape[axis])
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(x.shape))]
     return build.permute(sums, order), None

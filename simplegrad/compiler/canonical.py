@@ -145,6 +145,8 @@ def _cumsum(x: Node, axis: int, pieces: list[Node]) -> Node:
 def _scatter_add(node: Node, pieces: list[Node]) -> Node:
     """Return, for each row, the sum of the rows sent there, in order: no atomics, one result."""
     indices, rows = node.srcs
+    if indices.dtype.itemsize < 4:  # the row numbers beside them would wrap
+        indices = build.cast(indices, dtypes.int32)
     n, extent = indices.shape[0], node.arg
     tail = rows.shape[1:]
     ones = (1,) * len(tail)

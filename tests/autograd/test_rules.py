@@ -327,3 +327,15 @@ def test_operands_that_track_nothing_get_no_nodes() -> None:
     for op in (ops.MUL, ops.SUB, ops.DIV, ops.POW, ops.MAXIMUM, ops.HYPOT, ops.REMAINDER):
         for srcs, which in (((x, still), 1), ((still, x), 0)):
             assert rules.RULES[op](build.apply(op, *srcs), still)[which] is None
+
+
+def test_narrow_indices_reach_every_row() -> None:
+    """300 rows have no uint8 numbers: the scatter of the gradient counts in a wider type."""
+    x, indices = data(np.arange(300.0)), whole([3, 90, 3], dtypes.uint8)
+    result = build.take(x, indices, 0)
+    track(result)
+    (found,) = gradients([result], [build.full(1, (3,), x.dtype)], [x])
+    assert found is not None
+    scatters = [n for n in topological([found]) if n.op is ops.SCATTER_ADD]
+    assert [n.srcs[0].dtype for n in scatters] == [dtypes.int64]
+    assert np.nonzero(values(found)[0])[0].tolist() == [3, 90]

@@ -214,6 +214,8 @@ def test_every_elementwise_operation_takes_empty_and_zero_dimensional(op: ops.Op
     dtype = {"f": dtypes.float32, "i": dtypes.int32, "u": dtypes.uint32}[kind]
     for shape in ((), (0, 3), (2, 3)):
         srcs = [data(np.ones(shape), dtype) for _ in range(op.arity)]
+        if op is ops.PERMUTE_INDEX:
+            srcs[0] = data(np.zeros(shape), dtype)  # an index below the size, 1
         if op is ops.WHERE:
             srcs[0] = data(np.ones(shape), dtypes.bool_)
         value(make(op, tuple(srcs), dtypes.float64 if op is ops.CAST else None))
