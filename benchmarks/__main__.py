@@ -57,7 +57,7 @@ def _options() -> argparse.Namespace:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    device = sg.Tensor.device
+    device: Any = sg.Tensor.device
     chosen = [w for w in WORKLOADS if not options.only or any(o in w.name for o in options.only)]
     modes = {"fused": True, "unfused": False} if options.compare else {"fused": True}
     if not options.compare and not sg.settings.current().fusion:
@@ -66,9 +66,13 @@ def _measure(options: argparse.Namespace) -> None:
         "device": device.name, "driver": device.identity, "machine": platform.machine(),
         "system": platform.platform(), "python": platform.python_version(),
         "numpy": np.__version__, "simplegrad": sg.__version__, "repeat": options.repeat,
-        "cores": os.cpu_count(), "load": _load(), "ceilings": {}, "rows": [], "special": [],
+        "cores": os.cpu_count(), "load": _load(),
+        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE", ""),
+        "ceilings": {}, "rows": [], "special": [],
     }  # fmt: skip
     print(f"{device.name}: {device.identity}, NumPy {np.__version__}, load {result['load']}")
+    if result["openblas_coretype"]:
+        print(f"NumPy's own times are with OPENBLAS_CORETYPE={result['openblas_coretype']}")
     limits = ceilings.measure(device) if any(w.ceiling for w in chosen) else {}
     for name, ceiling in limits.items():
         rate = ceiling.gbytes_per_s

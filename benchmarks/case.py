@@ -33,3 +33,5 @@ class Workload:
     traffic: int = 0
     flops: int = 0
     ceiling: str = ""
+    beside_numpy: bool = False
+    """True: `want` is what a user of NumPy would write, and is timed too."""

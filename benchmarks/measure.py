@@ -3,8 +3,8 @@
 1. The first run, compilation included, is the cold time.
 2. The answers of this and two more runs are compared with NumPy's; a wrong one ends everything.
 3. One run under a profile counts launches, compilations and bytes, and takes the device's time.
-4. Fused runs, unfused runs and the device's ceiling then take turns, so that whatever else the
-   machine does meets all of them alike.
+4. Fused runs, unfused runs, the device's ceiling and NumPy's steps then take turns, so that
+   whatever else the machine does meets all of them alike.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ def measure(
         case = workload.make()
         row[mode] = _first(workload, case, mode, fusion)
         runs[mode] = _in_mode(case, fusion)
+    if workload.beside_numpy:
+        want = workload.make().want
+        runs["numpy"] = lambda: timed(want)[0]
     ceiling = ceilings.get(workload.ceiling)
     if ceiling is not None:
         elements = ceiling.elements(workload.traffic)
@@ -73,12 +76,19 @@ def measure(
             row[mode]["of_ceiling"] = row[mode]["gbytes_per_s"] / ceiling.gbytes_per_s
     if ceiling is not None:
         row["ceiling"] = {"what": ceiling.what, **spread(times["ceiling"])}
+    if workload.beside_numpy:
+        row["numpy"] = spread(times["numpy"])
+        row["numpy_ratio"] = _ratio(times["numpy"], times[next(iter(modes))])
     if len(modes) > 1:
-        row["ratio"] = row["unfused"]["median_ms"] / row["fused"]["median_ms"]
-        # Each turn's own ratio: its spread shows whether the ratio above is noise.
-        turns = [u / f for u, f in zip(times["unfused"], times["fused"], strict=True)]
-        row["ratio_p25"], row["ratio_p75"] = (float(q) for q in np.percentile(turns, (25, 75)))
+        row["ratio"] = _ratio(times["unfused"], times["fused"])
     return row
+
+
+def _ratio(slow: list[float], fast: list[float]) -> dict[str, float]:
+    """Return the quartiles of each turn's own ratio: what slowed a whole turn down is left out."""
+    turns = [a / b for a, b in zip(slow, fast, strict=True)]
+    p25, median, p75 = np.percentile(turns, (25, 50, 75))
+    return {"median": float(median), "p25": float(p25), "p75": float(p75)}
 
 
 def _in_mode(case: Case, fusion: bool) -> Callable[[], float]:

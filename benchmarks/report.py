@@ -35,11 +35,19 @@ def lines(row: dict[str, Any]) -> list[str]:
         )
     if "ratio" in row:
         result.append(
-            f"{'':26}fused is {row['ratio']:.2f} times as fast "
-            f"({row['ratio_p25']:.2f} … {row['ratio_p75']:.2f}), with "
-            f"{row['unfused']['launches']} launches made {row['fused']['launches']}"
+            f"{'':26}fused is {_ratio(row['ratio'])} as fast as unfused, with "
+            f"{row['fused']['launches']} launches for {row['unfused']['launches']}"
+        )
+    if "numpy" in row:
+        result.append(
+            f"{'':26}{_ratio(row['numpy_ratio'])} as fast as the same steps in NumPy "
+            f"({row['numpy']['median_ms']:.3f} ms)"
         )
     return result
+
+
+def _ratio(r: dict[str, float]) -> str:
+    return f"{r['median']:.2f} times ({r['p25']:.2f} … {r['p75']:.2f})"
 
 
 def _rate(row: dict[str, Any], r: dict[str, Any]) -> str:
@@ -65,14 +73,14 @@ def special_lines(row: dict[str, Any]) -> list[str]:
         return [*result, f"  10 to 10,000: {told}"]
     if row["name"] == "deep":
         return ["deep graphs, forward and backward (growth 1 is linear)"] + [
-            f"  {k:14} {v:8.2f}{'' if 'growth' in k else ' s'}"
+            f"  {k:18} {v:8.2f}{'' if 'growth' in k else ' s'}"
             for k, v in row.items()
             if k != "name"
         ]
     driver = "touches a driver" if row["touches_driver"] else "touches no driver"
     return [
-        f"import simplegrad: {row['simplegrad_s']:.3f} s (least {row['simplegrad_min_s']:.3f}), "
-        f"of which NumPy {row['numpy_s']:.3f} s; {driver}"
+        f"import simplegrad: {row['simplegrad_s']:.3f} s ({row['simplegrad_cpu_s']:.3f} s of a "
+        f"core), of which NumPy {row['numpy_s']:.3f} s ({row['numpy_cpu_s']:.3f}); {driver}"
     ]
 
 

@@ -144,6 +144,6 @@ WORKLOADS = [
         1e-5, 4 * (16 * 32 * 64 * 64 + 64 * 32 * 9 + 16 * 64 * 62 * 62),
         2 * 16 * 64 * 62 * 62 * 32 * 9,
     ),
-    Workload("spiral epoch", spiral, 1e-3),
-    Workload("classifier step", classifier, 1e-3),
+    Workload("spiral epoch", spiral, 1e-3, beside_numpy=True),
+    Workload("classifier step", classifier, 1e-3, beside_numpy=True),
 ]  # fmt: skip

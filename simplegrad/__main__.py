@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from simplegrad.errors import SimplegradError
 from simplegrad.runtime import devices, doctor
 
 
@@ -13,11 +14,19 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="drivers that were looked for, devices, cache folder")
     commands.add_parser("devices", help="the selectors of all devices, best first")
-    if parser.parse_args().command == "doctor":
-        print(doctor.report())
-    else:
-        for info in devices.available():
-            print(f"{info.selector:20} {info.kind:6} {info.name}  {info.driver}")
+    command = parser.parse_args().command
+    try:
+        print(doctor.report() if command == "doctor" else _devices())
+    except SimplegradError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _devices() -> str:
+    lines = (
+        f"{info.selector:20} {info.kind:6} {info.name}  {info.driver}"
+        for info in devices.available()
+    )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -74,20 +74,22 @@ def train(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     points, labels = spirals(rng)
     network, one_hot = Network(rng), np.eye(3)[labels]
-    loss = float(network.step(points, one_hot))  # compiles
-    began = time.perf_counter()
-    bar = tqdm(range(options.epochs - 1), unit="epoch")
-    for _ in bar:
+    loss, began = float("nan"), time.perf_counter()
+    bar = tqdm(range(options.epochs), unit="epoch")
+    for epoch in bar:
+        if epoch == 1:  # the first one compiled
+            began = time.perf_counter()
         loss = float(network.step(points, one_hot))
-        bar.set_postfix(loss=f"{loss:.4f}")
-    each = (time.perf_counter() - began) / max(options.epochs - 1, 1)
+        bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+    each = (time.perf_counter() - began) / max(options.epochs - 1, 1) * 1e3
+    took = f"{each:.2f} ms" if options.epochs > 1 else f"{each:.0f} ms (compilation included)"
     answers = network(Tensor(points).transpose(1, 0)).argmax(axis=-1).numpy()
     print(picture(network, points, labels, options.out))
     with sg.Profile() as profile:
         network.step(points, one_hot)
     print(
         f"{network.w0.device.name}: loss {loss:.4f}, accuracy {(answers == labels).mean():.1%}, "
-        f"{each * 1e3:.2f} ms and {profile.launches} launches a step"
+        f"{took} and {profile.launches} launches a step"
     )
 
 
@@ -96,13 +98,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", help="such as opencl:gpu, opencl:pocl or numpy")
     parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--fusion", choices=("on", "off"), default="on")
+    parser.add_argument("--fusion", choices=("on", "off"), help="the setting's, unless told")
     parser.add_argument("--out", default="spiral.png", help="where the picture goes")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.epochs < 1:
+        parser.error("--epochs must be at least 1")
     device = sg.device(options.device) if options.device else contextlib.nullcontext()
-    with device, sg.fusion(options.fusion == "on"):
-        train(options)
+    fusion = sg.fusion(options.fusion == "on") if options.fusion else contextlib.nullcontext()
+    try:
+        with device, fusion:
+            train(options)
+    except sg.SimplegradError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":
