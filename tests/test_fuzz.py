@@ -176,7 +176,7 @@ def test_fused_and_unfused_agree_with_numpy(program: Any) -> None:
 
 @pytest.mark.skipif(len(conftest.OPENCL) < 2, reason="one OpenCL device here, tested above")
 @_seeded
-@settings(max_examples=6, **COMMON)
+@settings(max_examples=4, **COMMON)
 @given(programs())
 def test_the_other_devices(program: Any) -> None:
     check(program, conftest.OPENCL[1:])

@@ -49,6 +49,9 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "int": (lambda x: (x * 10).cast("int8").sum(0), (A,)),
 }
 
+MAIN = ["chain", "row reduce", "column reduce", "full reduce", "argmax", "softmax", "layer_norm",
+        "matmul", "conv2d", "gather", "cumsum"]  # fmt: skip
+
 
 @pytest.fixture(autouse=True)
 def _gpu_kernels() -> Iterator[None]:
@@ -83,6 +86,8 @@ def assert_close(got: Any, want: Any) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient(cl_device: Any, name: str) -> None:
+    if "pocl" in cl_device.name and name not in MAIN:
+        pytest.skip("PoCL compiles slowly: the main cases will do")
     want, got = both(*CASES[name], cl_device)
     assert len(got) == len(want)
     for g, w in zip(got, want, strict=True):

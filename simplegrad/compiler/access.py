@@ -6,7 +6,7 @@ nearest even by the store. A bool is stored as uchar 0 or 1.
 
 from __future__ import annotations
 
-from simplegrad.compiler.ctext import bfloat16_store, vector
+from simplegrad.compiler.ctext import bfloat16_store, vector, width
 from simplegrad.dtypes import DType, bfloat16, bool_, float16
 
 
@@ -18,6 +18,21 @@ def parameter(name: str, role: str, dtype: DType) -> str:
     return f"__global {const}{dtype.storage} *restrict {name}"
 
 
+def neighbours(space: str, ctype: str, lanes: int, pointer: str) -> str:
+    """Return the vector of `lanes` elements that stand from a pointer on, wherever it points.
+
+    PoCL 3.0 calls a function for each vloadn and vstoren; this is one instruction. The type that
+    it needs is `unaligned`.
+    """
+    return f"*({space} {ctype}{lanes}_at *)({pointer})"
+
+
+def unaligned(ctype: str, lanes: int) -> str:
+    """Return the helper that declares a vector type aligned as its elements are."""
+    bytes_ = width(ctype)
+    return f"typedef {ctype}{lanes} {ctype}{lanes}_at __attribute__((aligned({bytes_})));"
+
+
 def read(dtype: DType, name: str, place: str, lanes: int) -> str:
     """Return the expression that reads `lanes` elements from element `place` on."""
     if dtype is float16:
@@ -26,7 +41,7 @@ def read(dtype: DType, name: str, place: str, lanes: int) -> str:
         )  # fmt: skip
     if lanes == 1:
         return f"SG_BFLOAT16({name}[{place}])" if dtype is bfloat16 else f"{name}[{place}]"
-    text = f"vload{lanes}(0, {name} + {place})"
+    text = neighbours("__global const", dtype.storage, lanes, f"{name} + {place}")
     if dtype is bfloat16:
         return f"as_float{lanes}(convert_uint{lanes}({text}) << 16)"
     return f"convert_int{lanes}({text})" if dtype is bool_ else text
@@ -46,4 +61,6 @@ def write(dtype: DType, name: str, place: str, text: str, lanes: int) -> tuple[s
         return f"{name}[{place}] = {text};", helpers
     if dtype is bool_:
         text = f"convert_uchar{lanes}({text})"
-    return f"vstore{lanes}({text}, 0, {name} + {place});", helpers
+    helpers.append(unaligned(dtype.storage, lanes))
+    place = neighbours("__global", dtype.storage, lanes, f"{name} + {place}")
+    return f"{place} = {text};", helpers

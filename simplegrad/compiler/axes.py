@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from simplegrad.compiler.index import Guard, Index, Var
+from simplegrad.compiler.index import Div, Guard, Index, Mod, Var
 from simplegrad.compiler.kernel import (
     APPLY,
     LOAD,
@@ -17,6 +17,8 @@ from simplegrad.compiler.kernel import (
     Reduction,
     Value,
 )
+
+_INT_MAX = 2**31 - 1
 
 Dependences = frozenset[Any]
 """Loop variables, and the numbers of reductions, that a value depends on."""
@@ -266,3 +268,28 @@ def _vote(var: Var, index: Index, guards: tuple[Guard, ...], used: Dependences) 
     if stride in (1, -1) and not hidden:
         return 1
     return -2 if stride else -1
+
+
+def int_type(kernel: Kernel) -> str:
+    """Return the type of index arithmetic: int, unless a number may not fit."""
+    sizes = [a.size for a in kernel.args]
+    extents = 1
+    for var in kernel.outer:
+        extents *= max(var.extent, 1)
+    inner = 1
+    for var in kernel.reduce:
+        inner *= max(var.extent, 1)
+    reach = max([_reach(i) for i in all_indices(kernel)], default=0)
+    # Loops step past their end by up to a few hundred vectors before they stop.
+    return "int" if max([*sizes, extents, inner, reach]) < _INT_MAX - 65536 else "long"
+
+
+def _reach(index: Index) -> int:
+    """Return a bound of every number that stands in the computation of an index."""
+    total = abs(index.const)
+    for atom, c in index.terms:
+        inner = 0
+        if isinstance(atom, (Div, Mod)):
+            inner = _reach(atom.index) + atom.k + abs(min(atom.index.low, 0))
+        total += max(abs(c) * max(abs(atom.low), abs(atom.high)), inner)
+    return total

@@ -287,10 +287,7 @@ class _Renderer(Nest):
         def step(lanes: int, copy: int) -> None:
             for value, kept in keep:
                 text, place = e.value(value, lanes), e.kept_place(kept)
-                if lanes == 1:
-                    e.line(f"{kept.array}[{place}] = {text};")
-                else:
-                    e.line(f"vstore{lanes}({text}, 0, {kept.array} + {place});")
+                e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {text};")
             for i, own in sums.items():
                 self.take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
             for output in stage.outputs:
@@ -375,9 +372,7 @@ class _Renderer(Nest):
             names[i] = []
             for kept in own:
                 place, fresh = e.kept_place(kept), e.fresh("so_far")
-                load = f"{kept.array}[{place}]"
-                if lanes > 1:
-                    load = f"vload{lanes}(0, {kept.array} + {place})"
+                load = e.private(kept.array, place, kept.ctype, lanes)
                 e.line(f"{vector(kept.ctype, lanes)} {fresh} = {load};")
                 names[i].append(fresh)
         for text in texts:
@@ -390,7 +385,4 @@ class _Renderer(Nest):
         for i, own in arrays.items():
             for kept, fresh in zip(own, names[i], strict=True):
                 place = e.kept_place(kept)
-                if lanes > 1:
-                    e.line(f"vstore{lanes}({fresh}, 0, {kept.array} + {place});")
-                else:
-                    e.line(f"{kept.array}[{place}] = {fresh};")
+                e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {fresh};")

@@ -15,17 +15,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from simplegrad.compiler.access import read, write
-from simplegrad.compiler.axes import all_indices, children, dependences
+from simplegrad import settings
+from simplegrad.compiler.access import neighbours, read, unaligned, write
+from simplegrad.compiler.axes import all_indices, children, dependences, int_type
 from simplegrad.compiler.ctext import (
     as_bool,
     constant,
+    exponential,
     lane_names,
     operation,
     splat,
     vector,
 )
-from simplegrad.compiler.index import Atom, Div, Dyn, Guard, Index, Mod, Var
+from simplegrad.compiler.index import Atom, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
@@ -39,9 +41,8 @@ from simplegrad.compiler.kernel import (
     Value,
 )
 from simplegrad.dtypes import DType, bfloat16, float16
-from simplegrad.ops import CAST
+from simplegrad.ops import CAST, EXP
 
-_INT_MAX = 2**31 - 1
 # Names of a loop variable that would hide something else in the generated text.
 _RESERVED = frozenset(
     re.findall(
@@ -116,11 +117,11 @@ class _Scope:
 class Emitter:
     """Writes the statements of one kernel."""
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel = kernel
+    def __init__(self, kernel: Kernel, family: str = "") -> None:
+        self.kernel, self.family = kernel, family
         self.args = kernel.args
         self.deps = dependences(kernel)
-        self.int_type = _int_type(kernel)
+        self.int_type = int_type(kernel)
         self.helpers: dict[str, None] = {}
         self.arrays: dict[Any, Kept] = {}
         """What was computed before, by value id or reduction number."""
@@ -256,13 +257,19 @@ class Emitter:
 
     def _kept(self, kept: Kept, dtype: DType, lanes: int) -> str:
         place = self.kept_place(kept)
-        text = (
-            f"{kept.array}[{place}]" if lanes == 1 else f"vload{lanes}(0, {kept.array} + {place})"
-        )
+        text = self.private(kept.array, place, kept.ctype, lanes)
         if kept.ctype == dtype.compute:
             return text
         to = vector(dtype.compute, lanes)
         return f"({to}){text}" if lanes == 1 else f"convert_{to}({text})"
+
+    def private(self, array: str, place: str, ctype: str, lanes: int) -> str:
+        """Return the place of one or more elements of a private array."""
+        if lanes == 1:
+            return f"{array}[{place or 0}]"
+        self.helpers[unaligned(ctype, lanes)] = None
+        pointer = f"{array} + {place}" if place else array
+        return neighbours("__private", ctype, lanes, pointer)
 
     def _apply(self, scope: _Scope, value: Value, lanes: int) -> str:
         op, sources = value.op, value.srcs
@@ -270,7 +277,12 @@ class Emitter:
         # A condition common to all lanes stays a scalar: C's ?: takes it with vectors.
         common = op.name == "where" and self.lanes(self.deps[id(sources[0])]) == 1
         texts = [self._operand(s, 1 if common and i == 0 else lanes) for i, s in enumerate(sources)]
-        text, helpers = operation(op, value.dtype, sources[0].dtype, texts, lanes, common)
+        # Fast math would cancel the rounding that our own exp lives by.
+        own = self.family == "cpu" and not settings.current().fast_math
+        if op is EXP and own and value.dtype.compute == "float":
+            text, helpers = exponential(texts[0], lanes)
+        else:
+            text, helpers = operation(op, value.dtype, sources[0].dtype, texts, lanes, common)
         self.helpers.update(dict.fromkeys(helpers))
         return self._temporary(scope, op.name, value.dtype, lanes, text)
 
@@ -311,7 +323,8 @@ class Emitter:
         if lanes > 1 and lane:
             array = self.fresh("indices")
             scope.lines.append(f"{dtype.compute} {array}[{lanes}];")
-            scope.lines.append(f"vstore{lanes}({text}, 0, {array});")
+            whole = self.private(array, "", dtype.compute, lanes)
+            scope.lines.append(f"{whole} = {text};")
             text = f"{array}[{lane}]"
         low, high = max(atom.low, int(dtype.low)), min(atom.high, int(dtype.high))
         bounds = f"{constant(low, dtype)}, {constant(high, dtype)}"
@@ -363,8 +376,10 @@ class Emitter:
             return self._lane_load(scope, value, lanes)
         low = value.index if stride == 1 else value.index + -(lanes - 1)
         text = read(arg.dtype, name, self.index(low), lanes)
+        if arg.dtype is not float16:  # that one has its own loads
+            self.helpers[unaligned(arg.dtype.storage, lanes)] = None
         if stride == -1:
-            text += ".s" + "".join(n[1] for n in reversed(lane_names(lanes)))
+            text = f"({text}).s" + "".join(n[1] for n in reversed(lane_names(lanes)))
         if not value.guards:
             return self._temporary(scope, base, value.dtype, lanes, text)
         return self._guarded_load(scope, value, lanes, text)
@@ -407,7 +422,9 @@ class Emitter:
         array = self.fresh("lanes")
         scope.lines.append(f"{dtype.compute} {array}[{lanes}];")
         scope.lines.append(f"for (int k = 0; k < {lanes}; ++k) {array}[k] = {text};")
-        return self._temporary(scope, base, dtype, lanes, f"vload{lanes}(0, {array})")
+        return self._temporary(
+            scope, base, dtype, lanes, self.private(array, "", dtype.compute, lanes)
+        )
 
     def _number(self, scope: _Scope, value: Value, lanes: int) -> str:
         """Define an INDEX or a GUARD."""
@@ -466,7 +483,7 @@ class Emitter:
         else:
             array = self.fresh("lanes")
             self.line(f"{arg.dtype.compute} {array}[{lanes}];")
-            self.line(f"vstore{lanes}({text}, 0, {array});")
+            self.line(f"{self.private(array, '', arg.dtype.compute, lanes)} = {text};")
             place = self.index(output.index, "k")
             lines, helpers = write(arg.dtype, name, place, f"{array}[k]", 1)
             self.line(f"for (int k = 0; k < {lanes}; ++k) {lines}")
@@ -478,28 +495,3 @@ _BFLOAT16_LOAD = "#define SG_BFLOAT16(x) as_float((uint)(x) << 16)"
 
 def _all_variables(kernel: Kernel) -> set[Var]:
     return {v for index in all_indices(kernel) for v in index.variables()}
-
-
-def _int_type(kernel: Kernel) -> str:
-    """Return the type of index arithmetic: int, unless a number may not fit."""
-    sizes = [a.size for a in kernel.args]
-    extents = 1
-    for var in kernel.outer:
-        extents *= max(var.extent, 1)
-    inner = 1
-    for var in kernel.reduce:
-        inner *= max(var.extent, 1)
-    reach = max([_reach(i) for i in all_indices(kernel)], default=0)
-    # Loops step past their end by up to a few hundred vectors before they stop.
-    return "int" if max([*sizes, extents, inner, reach]) < _INT_MAX - 65536 else "long"
-
-
-def _reach(index: Index) -> int:
-    """Return a bound of every number that stands in the computation of an index."""
-    total = abs(index.const)
-    for atom, c in index.terms:
-        inner = 0
-        if isinstance(atom, (Div, Mod)):
-            inner = _reach(atom.index) + atom.k + abs(min(atom.index.low, 0))
-        total += max(abs(c) * max(abs(atom.low), abs(atom.high)), inner)
-    return total

@@ -262,7 +262,7 @@ class _Renderer(Nest):
         self.local_bytes = max(self.local_bytes, offset)
         e.line(_BARRIER)
         half = parts // 2
-        while half:  # written out: PoCL 3.0 miscompiles barriers in a loop under a condition
+        while half:  # written out: fewer instructions, and no barrier in a loop
             self._tree_level(names, places, half)
             half //= 2
         first = "item - part" if apart == 1 else f"item - part * {apart}"

@@ -15,7 +15,7 @@ class Nest:
 
     def __init__(self, kernel: Kernel, target: Target, lanes: int) -> None:
         self.kernel, self.target = kernel, target
-        self.e = Emitter(kernel)
+        self.e = Emitter(kernel, target.family)
         self.int_type = self.e.int_type
         self.stages, self.outer_outputs = stages(kernel, self.e.deps)
         self.lane = choose_lane(kernel, self.e.deps, lanes)

@@ -24,6 +24,10 @@ class Limits:
     vector_width: int
     """float32 lanes of a register."""
     fp64: bool
+    """Whether double arithmetic gives right results, found by running it; so the two below."""
+    fp16: bool
+    """Whether half is an arithmetic type; as a storage type it is there on every device."""
+    subgroups: bool
 
 
 class Device(ABC):

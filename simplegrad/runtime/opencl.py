@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import weakref
+from collections import OrderedDict, deque
+from typing import Any, NoReturn
 
 import numpy as np
 
 from simplegrad import dtypes, settings
 from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
-from simplegrad.runtime import program_cache
+from simplegrad.runtime import probe, program_cache
 from simplegrad.runtime.device import Device, Limits
 from simplegrad.runtime.pool import Buffer, Pool
 
 _MAX_PROGRAMS = 4096
+_MAX_STAGED_BYTES = 64 << 20
+"""Most bytes of host copies that wait for a GPU to fetch them."""
 
 
 class Program:
@@ -45,19 +45,23 @@ class OpenCLDevice(Device):
         self.lock = threading.RLock()
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
-        self._pid = os.getpid()
         self._programs: OrderedDict[tuple[str, tuple[str, ...]], Program] = OrderedDict()
         self._own_cache = raw.platform.name == "Portable Computing Language"
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
-        self.pool = Pool(
-            self._create, self._finish, failures, lambda: settings.current().memory_cap
-        )
+        self._staged: deque[tuple[Any, int]] = deque()
+        self._staged_bytes = 0
+        self._stages = self.kind == "gpu"
         self.limits = self._limits()
+        self.pool = Pool(
+            self._create, self.queue.finish, failures, self._cap, self.limits.max_alloc_bytes
+        )
+        if hasattr(os, "register_at_fork"):
+            _watch_forks(self)
 
     def _limits(self) -> Limits:
         raw = self.raw
         width = raw.native_vector_width_float or raw.preferred_vector_width_float
-        fp64 = "cl_khr_fp64" in raw.extensions and self._works("double")
+        can = probe.capabilities(self._cl, raw, self.context, self.queue, self.identity)
         return Limits(
             max_parameter_bytes=raw.max_parameter_size,
             max_work_group=raw.max_work_group_size,
@@ -66,44 +70,18 @@ class OpenCLDevice(Device):
             max_alloc_bytes=raw.max_mem_alloc_size,
             global_bytes=raw.global_mem_size,
             vector_width=max(int(width), 4) if self.kind == "cpu" else 4,
-            fp64=fp64,
+            fp64=can.fp64,
+            fp16=can.fp16,
+            subgroups=can.subgroups,
         )
-
-    def _works(self, ctype: str) -> bool:
-        """Compile and run a one-line kernel of a type; remembered in the cache."""
-        key = program_cache.key_of("probe", self.identity, ctype)
-        known = program_cache.get("probes", key)
-        if known is not None:
-            return known == b"1"
-        source = (
-            f"__kernel void probe(__global float *y) {{ volatile {ctype} x = ({ctype})y[0];"
-            f" y[0] = (float)(x * x + ({ctype})1); }}"
-        )
-        try:
-            with self._quiet():
-                program = self._cl.Program(self.context, source).build(cache_dir=False)
-            memory = np.full(1, 3.0, np.float32)
-            flags = self._cl.mem_flags.READ_WRITE | self._cl.mem_flags.COPY_HOST_PTR
-            buffer = self._cl.Buffer(self.context, flags, hostbuf=memory)
-            kernel = self._cl.Kernel(program, "probe")
-            kernel.set_args(buffer)
-            self._cl.enqueue_nd_range_kernel(self.queue, kernel, (1,), None)
-            self._cl.enqueue_copy(self.queue, memory, buffer)
-            works = bool(memory[0] == 10.0)
-        except self._cl.Error:
-            works = False
-        program_cache.put("probes", key, b"1" if works else b"0")
-        return works
 
     # Memory -------------------------------------------------------------------------------------
 
     def _create(self, nbytes: int) -> Any:
-        self._check_process()
-        raw = self._cl.Buffer(self.context, self._cl.mem_flags.READ_WRITE, nbytes)
-        return raw
+        return self._cl.Buffer(self.context, self._cl.mem_flags.READ_WRITE, nbytes)
 
-    def _finish(self) -> None:
-        self.queue.finish()
+    def _cap(self) -> int:
+        return settings.current().memory_cap or self.limits.global_bytes
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes` bytes; raises `OutOfMemory`."""
@@ -120,18 +98,38 @@ class OpenCLDevice(Device):
             raise DTypeNotSupported(
                 f"from_host: {self.name} has no float64; use float32 or another device"
             )
-        array = np.atleast_1d(to_storage(array, dtype))
-        buffer = self.allocate(array.nbytes)
-        if array.nbytes:
-            with self.lock:
-                self._cl.enqueue_copy(self.queue, buffer.raw, array, is_blocking=True)
+        stored = np.atleast_1d(to_storage(array, dtype))
+        buffer = self.allocate(stored.nbytes)
+        if self._stages and 0 < stored.nbytes <= _MAX_STAGED_BYTES:
+            self._stage(buffer, stored.copy() if np.may_share_memory(stored, array) else stored)
+        elif stored.nbytes:
+            self._cl.enqueue_copy(self.queue, buffer.raw, stored, is_blocking=True)
         return buffer
+
+    def _stage(self, buffer: Buffer, private: Any) -> None:
+        """Enqueue a copy of host data that nobody else writes, and go on.
+
+        A blocking copy would wait for every kernel before it in the queue. An event keeps its
+        data alive and waits for it when it dies, so events are let go only once they are done.
+        """
+        with self.lock:
+            event = self._cl.enqueue_copy(self.queue, buffer.raw, private, is_blocking=False)
+            self._staged.append((event, private.nbytes))
+            self._staged_bytes += private.nbytes
+            done = self._cl.command_execution_status.COMPLETE
+            while self._staged:
+                oldest, nbytes = self._staged[0]
+                if self._staged_bytes > _MAX_STAGED_BYTES:
+                    oldest.wait()
+                elif oldest.command_execution_status > done:
+                    break
+                self._staged.popleft()
+                self._staged_bytes -= nbytes
 
     def to_host(self, buffer: Buffer, dtype: DType, shape: tuple[int, ...]) -> Any:
         """Return a NumPy copy of a buffer (bfloat16 as float32), once all work before is done."""
         host = np.empty(shape, np.uint16 if dtype is dtypes.bfloat16 else dtype.numpy)
         if host.nbytes:
-            self._check_process()
             self._cl.enqueue_copy(self.queue, host, buffer.raw, is_blocking=True)
         if dtype is dtypes.bfloat16:
             return (host.astype(np.uint32) << 16).view(np.float32)
@@ -150,7 +148,6 @@ class OpenCLDevice(Device):
 
     def compile(self, source: str, options: tuple[str, ...] = ()) -> Program:
         """Return a program, from memory, disk or the driver; raises `BuildError`."""
-        self._check_process()
         if settings.current().fast_math:
             options = (*options, "-cl-fast-relaxed-math")
         with self.lock:
@@ -160,6 +157,8 @@ class OpenCLDevice(Device):
                 program = self._programs[(source, options)] = Program(self._cl, raw)
                 if len(self._programs) > _MAX_PROGRAMS:
                     self._programs.popitem(last=False)
+            else:
+                program_cache.counters.memory_hits += 1
         return program
 
     def _from_disk(self, source: str, options: tuple[str, ...]) -> Any:
@@ -171,7 +170,7 @@ class OpenCLDevice(Device):
             return None
         try:
             program = self._cl.Program(self.context, [self.raw], [binary])
-            with self._quiet():
+            with probe.quiet(self._cl):
                 program.build(options=list(options))
         except self._cl.Error:
             program_cache.drop("programs", key)
@@ -183,7 +182,7 @@ class OpenCLDevice(Device):
         program_cache.counters.compiles += 1
         program = self._cl.Program(self.context, source)
         try:
-            with self._quiet():
+            with probe.quiet(self._cl):
                 program = program.build(options=list(options), cache_dir=False)
         except self._cl.Error as error:
             raise BuildError(_build_message(self.name, source, str(error))) from error
@@ -192,13 +191,6 @@ class OpenCLDevice(Device):
             binary = program.get_info(self._cl.program_info.BINARIES)[0]
             program_cache.put("programs", key, binary)
         return program
-
-    @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Leave out build logs that hold no error: they are the driver's small talk."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", self._cl.CompilerWarning)
-            yield
 
     # Running ------------------------------------------------------------------------------------
 
@@ -222,15 +214,39 @@ class OpenCLDevice(Device):
 
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
-        self._check_process()
         self.queue.finish()
 
-    def _check_process(self) -> None:
-        if os.getpid() != self._pid:
-            raise DeviceError(
-                f"{self.name}: an OpenCL device does not survive a fork; start workers with "
-                "multiprocessing.get_context('spawn')"
-            )
+    def _after_fork(self) -> None:
+        """Refuse everything in a forked child, where the driver's threads do not exist.
+
+        Refusals are put over the methods, so that the parent pays nothing for the check.
+        """
+        self.lock = threading.RLock()
+        self.pool.after_fork()
+        for name in _REFUSED_AFTER_FORK:
+            self.__dict__[name] = self._refuse
+
+    def _refuse(self, *args: Any, **named: Any) -> NoReturn:
+        raise DeviceError(
+            f"{self.name}: an OpenCL device does not survive a fork; start workers with "
+            "multiprocessing.get_context('spawn')"
+        )
+
+
+_REFUSED_AFTER_FORK = (
+    "allocate", "compile", "from_host", "launch", "launch_timed", "synchronize", "to_host",
+)  # fmt: skip
+
+
+def _watch_forks(device: OpenCLDevice) -> None:
+    known = weakref.ref(device)
+
+    def in_child() -> None:
+        device = known()
+        if device is not None:
+            device._after_fork()
+
+    os.register_at_fork(after_in_child=in_child)
 
 
 def to_storage(array: Any, dtype: DType) -> Any:

@@ -2,18 +2,27 @@
 
 Sizes are rounded up to one of four classes per octave, so at most a quarter is lost. One in-order
 queue makes reuse safe at once: whatever still reads the old content was enqueued earlier.
+
+A buffer may die anywhere: in another thread, or by a garbage collection in the middle of a method
+of its own pool. Its death therefore waits for no lock: it lands in a queue, which whoever holds
+the pool's lock empties. Free lists are never removed once made, so that a collection between two
+steps of a method finds and leaves every list in its place.
 """
 
 from __future__ import annotations
 
 import gc
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from simplegrad.errors import OutOfMemory
 
 _SMALLEST = 256
+_ALWAYS_KEPT = 64 << 20
+"""Bytes of free memory that are never given back unasked."""
 
 
 class Buffer:
@@ -29,7 +38,12 @@ class Buffer:
 
 
 class Pool:
-    """The buffers of one device; sizes in bytes."""
+    """The buffers of one device; sizes in bytes.
+
+    `create` asks the driver for memory and raises one of `failures` where there is none; `finish`
+    waits until the device is idle. `cap` returns the most bytes to hold (0: no bound); half of it
+    is the most that stays here free. `largest` is the driver's largest buffer (0: no bound).
+    """
 
     def __init__(
         self,
@@ -37,42 +51,49 @@ class Pool:
         finish: Callable[[], None],
         failures: tuple[type[BaseException], ...],
         cap: Callable[[], int],
+        largest: int = 0,
     ) -> None:
         self._create, self._finish, self._failures, self._cap = create, finish, failures, cap
+        self._largest = largest
         self._free: dict[int, list[Any]] = {}
-        self._lock = threading.RLock()  # re-entrant: collection may run a __del__ inside
+        self._dead: deque[tuple[Any, int]] = deque()
+        self._lock = threading.RLock()
         self.held_bytes = self.in_use_bytes = self.peak_bytes = 0
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
         size = size_class(nbytes)
-        with self._lock:
-            free = self._free.get(size)
-            raw = free.pop() if free else None
-            if raw is None:
-                raw = self._new(size)
-            self.in_use_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
+        if size > self._largest >= nbytes:
+            size = self._largest
+        try:
+            raw = self._take(size)
+        except OutOfMemory:
+            gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
+            self.trim()
+            raw = self._take(size)
         return Buffer(raw, size, self)
+
+    def _take(self, size: int) -> Any:
+        with self._lock:
+            if self._dead:
+                self._settle()
+            free = self._free.get(size)
+            raw = free.pop() if free else self._new(size)
+            in_use = self.in_use_bytes = self.in_use_bytes + size
+            if in_use > self.peak_bytes:
+                self.peak_bytes = in_use
+        return raw
 
     def _new(self, size: int) -> Any:
         cap = self._cap()
         if cap and self.held_bytes + size > cap:
-            self.trim()
-        if not cap or self.held_bytes + size <= cap:
-            try:
-                return self._created(size)
-            except self._failures:
-                gc.collect()
-                self.trim()
-            try:
-                return self._created(size)
-            except self._failures as error:
-                raise self._full(size) from error
-        raise self._full(size)
-
-    def _created(self, size: int) -> Any:
-        raw = self._create(size)
+            self._shed(0)
+            if self.held_bytes + size > cap:
+                raise self._full(size)
+        try:
+            raw = self._create(size)
+        except self._failures as error:
+            raise self._full(size) from error
         self.held_bytes += size
         return raw
 
@@ -85,21 +106,48 @@ class Pool:
         )
 
     def _put_back(self, raw: Any, size: int) -> None:
-        with self._lock:
+        """Take the memory of a dead buffer; waits for nothing, since it runs in finalizers."""
+        self._dead.append((raw, size))
+        if self._lock.acquire(blocking=False):
+            try:
+                self._settle()
+                free = self.held_bytes - self.in_use_bytes
+                if free > _ALWAYS_KEPT and not sys.is_finalizing():
+                    most = self._cap() // 2
+                    if 0 < most < free:
+                        self._shed(most // 2)  # well below, so that the next few cost nothing
+            finally:
+                self._lock.release()
+
+    def _settle(self) -> None:
+        """Sort the memory of dead buffers into the free lists; the lock is held."""
+        while self._dead:
+            raw, size = self._dead.popleft()
             self._free.setdefault(size, []).append(raw)
             self.in_use_bytes -= size
 
     def trim(self) -> int:
         """Give all free memory back to the driver; return how many bytes that was."""
         with self._lock:
-            self._finish()
-            freed = sum(size * len(raws) for size, raws in self._free.items())
-            for raws in self._free.values():
-                for raw in raws:
-                    raw.release()
-            self._free.clear()
-            self.held_bytes -= freed
-            return freed
+            self._settle()
+            return self._shed(0)
+
+    def _shed(self, keep: int) -> int:
+        """Give memory back, the largest pieces first, until `keep` free bytes are left."""
+        freed = 0
+        excess = self.held_bytes - self.in_use_bytes - keep
+        if excess > 0:
+            self._finish()  # PoCL takes memory away from kernels that still wait
+        for size, raws in sorted(self._free.items(), reverse=True, key=lambda item: item[0]):
+            while raws and freed < excess:
+                raws.pop().release()
+                self.held_bytes -= size
+                freed += size
+        return freed
+
+    def after_fork(self) -> None:
+        """Make a forked child's copy harmless: another thread's lock would never open there."""
+        self._lock = threading.RLock()
 
 
 def size_class(nbytes: int) -> int:

@@ -1,13 +1,15 @@
 """Compiled programs on disk: a key names everything that changes the binary.
 
 An entry is a checksum and a payload, written beside its place and moved there in one step. A bad,
-truncated or unreadable entry is a miss, and a folder that cannot be written is done without.
+truncated or unreadable entry is a miss, and a folder that cannot be written is done without. So
+is one that somebody else could have written into: what it holds runs on the device.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ class Counters:
     compiles: int = 0
     """Programs that the driver built from source."""
     disk_hits: int = 0
+    memory_hits: int = 0
+    """Programs asked for again in this process."""
 
 
 counters = Counters()
@@ -47,6 +51,7 @@ def get(kind: str, key: str) -> bytes | None:
         return None
     path = _path(kind, key)
     try:
+        check_private(path.parent)
         data = path.read_bytes()
     except OSError:
         return None
@@ -64,7 +69,7 @@ def put(kind: str, key: str, payload: bytes) -> None:
         return
     path = _path(kind, key)
     with suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         handle, temporary = tempfile.mkstemp(dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -80,6 +85,51 @@ def drop(kind: str, key: str) -> None:
     """Delete an entry that turned out to be bad."""
     with suppress(OSError):
         _path(kind, key).unlink()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and the parents it lacks, for this user alone.
+
+    Raises `OSError` where that is impossible, or where others may write into the folder.
+    """
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+    check_private(folder)
+
+
+def check_private(folder: Path) -> None:
+    """Raise `OSError` unless a folder is there, this user's own, and closed to other writers."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(f"cache: {folder} is not a folder")
+    if os.name != "posix":  # elsewhere neither the mode nor the owner says who may write
+        return
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"cache: {folder} can be written by other users (owner {found.st_uid}, mode "
+            f"{stat.S_IMODE(found.st_mode):o}); delete it, or set SIMPLEGRAD_CACHE_DIR"
+        )
+
+
+def state() -> str:
+    """Return in words whether the cache works, and why not; writes a file to find out."""
+    if not settings.current().cache:
+        return "off, by the setting cache"
+    folder = settings.cache_folder()
+    if not folder.exists():
+        return "not made yet"
+    try:
+        for path in (folder, *sorted(folder.iterdir())):
+            if path == folder or path.is_dir():
+                check_private(path)
+        handle, temporary = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        os.unlink(temporary)
+        entries = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
+    except OSError as error:
+        return f"does not work, kernels are compiled anew in each process: {error}"
+    return f"works, {len(entries)} entries, {sum(entries) / 2**20:.1f} MiB"
 
 
 def _path(kind: str, key: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,22 +12,30 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import settings
+from simplegrad.runtime import pool as pools
 from simplegrad.runtime.pool import Pool, size_class
 
 
 class Raw:
+    meanwhile: Callable[[], object] | None = None
+    """What happens inside the next release, as a garbage collection would."""
+
     def __init__(self, size: int) -> None:
         self.size, self.released = size, False
 
     def release(self) -> None:
+        assert not self.released
         self.released = True
+        if Raw.meanwhile is not None:
+            meanwhile, Raw.meanwhile = Raw.meanwhile, None
+            meanwhile()
 
 
 class Driver:
     """Memory of a given size, which fails as a driver does."""
 
     def __init__(self, room: int) -> None:
-        self.room, self.made = room, 0
+        self.room, self.made, self.finished = room, 0, 0
         self.raws: list[Raw] = []
 
     def create(self, size: int) -> Raw:
@@ -35,8 +45,14 @@ class Driver:
         self.raws.append(Raw(size))
         return self.raws[-1]
 
-    def pool(self, cap: int = 0) -> Pool:
-        return Pool(self.create, lambda: None, (MemoryError,), lambda: cap)
+    def finish(self) -> None:
+        self.finished += 1
+
+    def pool(self, cap: int = 0, largest: int = 0) -> Pool:
+        return Pool(self.create, self.finish, (MemoryError,), lambda: cap, largest)
+
+    def held(self) -> int:
+        return sum(r.size for r in self.raws if not r.released)
 
 
 def test_size_classes() -> None:
@@ -95,6 +111,112 @@ def test_the_cap_holds() -> None:
     del held
     gc.collect()
     assert pool.allocate(4000).nbytes == 4096
+
+
+def test_the_largest_buffer_is_not_rounded_up() -> None:
+    driver = Driver(1 << 30)
+    pool = driver.pool(largest=1100)
+    assert pool.allocate(1050).nbytes == 1100
+    assert pool.allocate(1100).nbytes == 1100
+    assert pool.allocate(1000).nbytes == 1024
+
+
+def test_free_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "_ALWAYS_KEPT", 1000)
+    driver = Driver(1 << 30)
+    pool = driver.pool(cap=80 * 1024)
+    buffers = [pool.allocate(1024) for _ in range(70)]
+    for i in range(70):
+        buffers.pop()
+        assert pool.held_bytes - pool.in_use_bytes <= 40 * 1024, i
+        assert pool.held_bytes == driver.held()
+    assert driver.finished == 2  # memory goes in large pieces, not one wait a buffer
+    assert pool.in_use_bytes == 0
+    endless = Driver(1 << 30)
+    pool = endless.pool(cap=0)
+    for _ in range(3):
+        del [pool.allocate(1 << 20) for _ in range(50)][:]
+    assert endless.made == 50
+    assert endless.finished == 0
+
+
+def test_the_device_is_idle_before_memory_goes() -> None:
+    driver = Driver(1 << 30)
+    pool = driver.pool()
+    pool.allocate(1024)
+    driver.finish = lambda: order.append("idle")  # type: ignore[method-assign]
+    order: list[str] = []
+    pool._finish = driver.finish
+    Raw.meanwhile = lambda: order.append("gone")
+    pool.trim()
+    assert order == ["idle", "gone"]
+    pool.trim()
+    assert order == ["idle", "gone"]  # nothing to give, nothing to wait for
+
+
+def test_buffers_that_die_inside_the_pool_are_not_lost() -> None:
+    """A garbage collection may run between any two steps of a method."""
+    driver = Driver(1 << 20)
+    pool = driver.pool()
+    dying = [pool.allocate(5000), pool.allocate(1024), pool.allocate(300)]
+    pool.allocate(2048)
+    Raw.meanwhile = dying.clear
+    pool.trim()
+    assert not dying
+    assert pool.in_use_bytes == 0
+    assert pool.held_bytes == driver.held()
+    pool.trim()
+    assert pool.held_bytes == driver.held() == 0
+
+
+def test_a_finalizer_waits_for_no_lock() -> None:
+    driver = Driver(1 << 20)
+    pool = driver.pool()
+    buffer = pool.allocate(1024)
+    inside, leave = threading.Event(), threading.Event()
+
+    def finish() -> None:
+        inside.set()
+        assert leave.wait(30)
+
+    pool.allocate(2048)
+    pool._finish = finish
+    trimming = threading.Thread(target=pool.trim)
+    trimming.start()
+    assert inside.wait(30)
+    freeing = threading.Thread(target=lambda box: box.clear(), args=([buffer],))
+    del buffer
+    freeing.start()
+    freeing.join(10)
+    stuck = freeing.is_alive()
+    leave.set()
+    trimming.join()
+    freeing.join()
+    assert not stuck
+    assert pool.allocate(1024).nbytes == 1024
+    assert driver.made == 2
+
+
+def test_threads() -> None:
+    driver = Driver(1 << 30)
+    pool = driver.pool()
+
+    def work(seed: int) -> None:
+        kept = []
+        for i in range(2000):
+            kept.append(pool.allocate(256 * (1 + (seed * i) % 40)))
+            if len(kept) > 5:
+                del kept[i % 5]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(1, 7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    gc.collect()
+    pool.trim()
+    assert pool.in_use_bytes == 0
+    assert pool.held_bytes == driver.held() == 0
 
 
 def test_out_of_memory_on_a_device_loses_nothing(one_cl_device: Any) -> None:

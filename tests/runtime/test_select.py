@@ -12,6 +12,7 @@ import pytest
 import simplegrad as sg
 from simplegrad import settings
 from simplegrad.errors import SimplegradError
+from simplegrad.runtime import select
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -58,6 +59,86 @@ def test_an_unknown_selector_lists_the_devices(one_cl_device: Any) -> None:
         text = str(caught.value)
         assert selector in text
         assert all(i.selector in text for i in sg.devices())
+
+
+def test_numbers_count_within_their_word(one_cl_device: Any) -> None:
+    infos = [i for i in sg.devices() if i.selector != "numpy"]
+    for kind in {i.kind for i in infos}:
+        for number, info in enumerate(i for i in infos if i.kind == kind):
+            assert select.open_device(f"opencl:{kind}:{number}").name == info.selector
+        with pytest.raises(sg.DeviceError, match=f"opencl:{kind}:{len(infos)}"):
+            select.open_device(f"opencl:{kind}:{len(infos)}")
+
+
+class Platform:
+    def __init__(self, name: str, *devices: Any) -> None:
+        self.name, self.devices = name, devices
+
+    def get_devices(self) -> tuple[Any, ...]:
+        return self.devices
+
+
+class Raw:
+    driver_version, version = "1", "OpenCL 3.0"
+
+    def __init__(self, name: str, kind: int, shared: bool = True, available: bool = True) -> None:
+        self.name, self.type, self.host_unified_memory = name, kind, shared
+        self.available = self.compiler_available = available
+
+
+class FakeCL:
+    """PyOpenCL on a machine with many devices."""
+
+    class device_type:
+        GPU, CPU = 4, 2
+
+    Error = ValueError
+
+    def get_platforms(self) -> list[Platform]:
+        return [
+            Platform("Oclgrind", Raw("Oclgrind Simulator", 4)),
+            Platform("Intel(R) FPGA Emulation Platform", Raw("Intel(R) FPGA Emulation Device", 2)),
+            Platform("Portable Computing Language", Raw("pthread", 2)),
+            Platform("Intel(R) OpenCL", Raw("Xeon", 2)),
+            Platform("Intel(R) OpenCL Graphics", Raw("UHD", 4)),
+            Platform(
+                "NVIDIA CUDA", Raw("A", 4, False), Raw("B", 4, False), Raw("C", 4, False, False)
+            ),
+            Platform("QUALCOMM Snapdragon(TM)", Raw("Adreno", 4)),
+        ]
+
+
+def test_the_ranks_and_selectors_of_a_machine_with_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(select, "_pyopencl", FakeCL)
+    monkeypatch.setattr(select, "_infos", None)
+    assert [(i.selector, i.name) for i in select.devices()] == [
+        ("opencl:nvidia", "A"),
+        ("opencl:nvidia:1", "B"),
+        ("opencl:intel", "UHD"),
+        ("opencl:qualcomm", "Adreno"),
+        ("opencl:intel:1", "Xeon"),
+        ("opencl:pocl", "pthread"),
+        ("opencl:oclgrind", "Oclgrind Simulator"),
+        ("opencl:intel:2", "Intel(R) FPGA Emulation Device"),
+    ]
+    for selector, name in {
+        "opencl": "A", "gpu": "A", "opencl:gpu:1": "B", "opencl:gpu:2": "UHD", "nvidia:1": "B",
+        "opencl:cpu": "Xeon", "opencl:cpu:1": "pthread", "intel": "UHD", "intel:1": "Xeon",
+        "opencl:4": "Xeon", "1": "B", "opencl:intel:0": "UHD",
+    }.items():  # fmt: skip
+        info = select._match(selector, select.devices())
+        assert info is not None and info.name == name, selector
+    for selector in ("nvidia:2", "opencl:8", "opencl:amd", "opencl:nvidia:x"):
+        assert select._match(selector, select.devices()) is None
+
+
+def test_without_pyopencl_numpy_computes_and_says_why() -> None:
+    script = "import sys; sys.modules['pyopencl'] = None\nimport simplegrad as sg\n"
+    done = run(script + "print(sg.ones(3).sum().item(), [i.selector for i in sg.devices()])")
+    assert done.stdout.strip() == "3.0 ['numpy']", done.stderr
+    assert "PyOpenCL cannot be imported" in done.stderr
 
 
 def test_the_setting_chooses_the_device(one_cl_device: Any) -> None:

@@ -1,0 +1,139 @@
+"""What a driver really computes: small kernels, compiled, run and checked against known values.
+
+Extension strings lie in both directions: NVIDIA computes with `half` and lists no `cl_khr_fp16`,
+other drivers list doubles that they compute as floats. What is listed is run once, in one program
+where the driver takes all of it, and the answer is kept in the disk cache per device and driver.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from simplegrad.errors import DeviceError
+from simplegrad.runtime import program_cache
+
+_ITEMS = 8
+_EXTENSION = "#ifdef {0}\n#pragma OPENCL EXTENSION {0} : enable\n#endif\n"
+_HEAD = "__kernel void probe_{}(__global const float *x, __global float *y) {{\n"
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """A kernel body over x = 0, 1 … 15 that writes `expected` to y[0]."""
+
+    body: str
+    expected: float
+    extension: str = ""
+
+    def source(self, name: str) -> str:
+        """Return the text of its kernel."""
+        head = _EXTENSION.format(self.extension) if self.extension else ""
+        return f"{head}{_HEAD.format(name)}{self.body}\n}}\n"
+
+
+_PROBES = {
+    "basic": _Probe(
+        "float16 v = *(__global const float16 *)x; v = v * v + 1.0f;\n"
+        "long n = (long)x[3] * 4000000007L;\n"  # 12000000021, over 32 bits
+        "y[0] = v.s0 + v.sf + (float)(n % 1000003L);",
+        1 + 226 + 12000000021 % 1000003,
+    ),
+    "fp64": _Probe(  # 1 + 2^-39 is 1 where doubles are floats in disguise
+        "double d = (double)x[1] + (double)x[2] * 0x1p-40;\n"
+        "y[0] = (float)((d - 1.0) * 0x1p39 + sqrt((double)x[4]));",
+        3.0,
+        "cl_khr_fp64",
+    ),
+    "fp16": _Probe(
+        "half h = (half)x[3]; h = h * h + (half)1.0f;\ny[0] = (float)h;", 10.0, "cl_khr_fp16"
+    ),
+    "subgroups": _Probe(
+        "float n = sub_group_reduce_add(1.0f);\n"
+        "if (get_global_id(0) == 0) y[0] = n == (float)get_sub_group_size() ? x[5] : 0.0f;",
+        5.0,
+        "cl_khr_subgroups",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What the device computes rightly."""
+
+    fp64: bool
+    fp16: bool
+    subgroups: bool
+
+
+def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> Capabilities:
+    """Return what a device can do, from the cache or by running; raises `DeviceError`.
+
+    The error is for a driver that gets vectors or 64-bit integers wrong, which all kernels use.
+    """
+    key = program_cache.key_of("probe", identity, *[p.source(n) for n, p in _PROBES.items()])
+    known = program_cache.get("probes", key)
+    if known is not None:
+        with suppress(ValueError, TypeError):
+            return Capabilities(**json.loads(known))
+    names = _worth_running(raw)
+    works = _run(cl, raw, context, queue, names)
+    if not all(works.values()):  # one refused kernel refuses the program: each by itself
+        works = {n: _run(cl, raw, context, queue, [n])[n] for n in names}
+    if not works["basic"]:
+        raise DeviceError(
+            f"open: {identity} gives wrong results for float16 vectors or 64-bit integers; update "
+            "the driver, or choose another device with SIMPLEGRAD_DEVICE"
+        )
+    found = Capabilities(*[works.get(n, False) for n in ("fp64", "fp16", "subgroups")])
+    program_cache.put("probes", key, json.dumps(asdict(found)).encode())
+    return found
+
+
+def _worth_running(raw: Any) -> list[str]:
+    """Return the probes of what a device lists, or is known to have unlisted.
+
+    Sub-groups are core since OpenCL 2.1: drivers then list only what goes beyond the core, such as
+    ``cl_khr_subgroup_shuffle``.
+    """
+    listed = raw.extensions
+    if "nvidia" in raw.platform.name.lower():
+        listed += " cl_khr_fp16"
+    return [n for n, p in _PROBES.items() if p.extension.removesuffix("s") in listed]
+
+
+def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> dict[str, bool]:
+    """Return which probes, built as one program, give the expected value."""
+    source = "".join(_PROBES[n].source(n) for n in names)
+    try:
+        with quiet(cl):
+            program = cl.Program(context, source).build(cache_dir=False)
+    except cl.Error:
+        return dict.fromkeys(names, False)
+    flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+    x = cl.Buffer(context, flags, hostbuf=np.arange(16, dtype=np.float32))
+    works = {}
+    for name in names:
+        result = np.zeros(_ITEMS, np.float32)
+        y = cl.Buffer(context, flags, hostbuf=result)
+        kernel = cl.Kernel(program, f"probe_{name}")
+        kernel.set_arg(0, x)
+        kernel.set_arg(1, y)
+        cl.enqueue_nd_range_kernel(queue, kernel, (_ITEMS,), (_ITEMS,))
+        cl.enqueue_copy(queue, result, y, is_blocking=True)
+        works[name] = bool(result[0] == _PROBES[name].expected)
+    return works
+
+
+@contextmanager
+def quiet(cl: Any) -> Iterator[None]:
+    """Leave out build logs that hold no error: they are the driver's small talk."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cl.CompilerWarning)
+        yield

@@ -1,0 +1,302 @@
+"""The OpenCL device: copies, launches, threads, forks, its limits and what its probes find."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simplegrad import dtypes, settings
+from simplegrad.errors import DeviceError, DTypeNotSupported, OutOfMemory
+from simplegrad.runtime import probe, program_cache
+from simplegrad.runtime.opencl import OpenCLDevice
+
+ADD = """
+__kernel void k_add(__global float *x, float y) { x[get_global_id(0)] += y; }
+__kernel void k_slow(__global float *x, int n) {
+    float s = x[get_global_id(0)];
+    for (int i = 0; i < n; i++) s = s * 0.5f + 1.0f;
+    x[get_global_id(0)] = s;
+}
+"""
+
+
+@pytest.fixture
+def staging(cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A device that copies as GPUs do: without waiting."""
+    monkeypatch.setattr(cl_device, "_stages", True)
+    yield cl_device
+    cl_device.synchronize()
+
+
+def add(device: Any, buffer: Any, n: int, number: float) -> None:
+    kernel = device.compile(ADD).kernel("k_add")
+    kernel.set_arg(0, buffer.raw)
+    kernel.set_arg(1, np.float32(number))
+    device.launch(kernel, (n,), None)
+
+
+@pytest.mark.parametrize("dtype", dtypes.ALL, ids=str)
+def test_copies_of_every_dtype(cl_device: Any, dtype: Any) -> None:
+    values = np.array([[0, 1, 2], [3, 100, 7]]).astype(dtype.numpy)
+    buffer = cl_device.from_host(values, dtype)
+    np.testing.assert_array_equal(cl_device.to_host(buffer, dtype, (2, 3)), values)
+    assert cl_device.to_host(buffer, dtype, (2, 3)).dtype == dtype.numpy
+    turned = cl_device.from_host(values.T, dtype)  # not contiguous
+    np.testing.assert_array_equal(cl_device.to_host(turned, dtype, (3, 2)), values.T)
+
+
+def test_empty_arrays(cl_device: Any) -> None:
+    buffer = cl_device.from_host(np.zeros((0, 3), np.float32), dtypes.float32)
+    assert cl_device.to_host(buffer, dtypes.float32, (0, 3)).shape == (0, 3)
+
+
+def test_a_launch_and_a_fresh_kernel_object(cl_device: Any) -> None:
+    buffer = cl_device.from_host(np.arange(64, dtype=np.float32), dtypes.float32)
+    add(cl_device, buffer, 64, 0.5)
+    add(cl_device, buffer, 32, 1.0)
+    expected = np.arange(64) + 0.5 + (np.arange(64) < 32)
+    np.testing.assert_array_equal(cl_device.to_host(buffer, dtypes.float32, (64,)), expected)
+    program = cl_device.compile(ADD)
+    assert program.kernel("k_add") is not program.kernel("k_add")
+
+
+def test_a_timed_launch_runs_in_order(cl_device: Any) -> None:
+    buffer = cl_device.from_host(np.zeros(64, np.float32), dtypes.float32)
+    slow, added = (cl_device.compile(ADD).kernel(name) for name in ("k_slow", "k_add"))
+    slow.set_arg(0, buffer.raw)
+    slow.set_arg(1, np.int32(5_000_000))
+    added.set_arg(0, buffer.raw)
+    added.set_arg(1, np.float32(1))
+    cl_device.launch(slow, (64,), None)  # to 2, whatever was there before
+    begin, end = cl_device.launch_timed(added, (64,), None)
+    np.testing.assert_allclose(cl_device.to_host(buffer, dtypes.float32, (64,)), 3.0)
+    begin_slow, end_slow = cl_device.launch_timed(slow, (64,), None)
+    assert 0 <= end - begin < end_slow - begin_slow
+    assert end_slow - begin_slow > 1_000_000  # nanoseconds
+
+
+def test_data_changed_after_an_upload_is_not_seen(staging: Any) -> None:
+    slow = staging.compile(ADD).kernel("k_slow")
+    busy = staging.from_host(np.zeros(64, np.float32), dtypes.float32)
+    slow.set_arg(0, busy.raw)
+    slow.set_arg(1, np.int32(20_000_000))
+    host = np.full(1000, 3.0, np.float32)
+    staging.launch(slow, (64,), None)
+    buffer = staging.from_host(host, dtypes.float32)
+    assert staging._staged, "the upload waited for the kernel before it"
+    host[:] = 4.0
+    np.testing.assert_array_equal(staging.to_host(buffer, dtypes.float32, (1000,)), 3.0)
+
+
+def test_staged_copies_are_let_go(staging: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simplegrad.runtime.opencl._MAX_STAGED_BYTES", 10_000)
+    buffers = [staging.from_host(np.full(500, i, np.float32), dtypes.float32) for i in range(50)]
+    assert staging._staged_bytes == sum(n for _, n in staging._staged) <= 10_000
+    for i, buffer in enumerate(buffers):
+        np.testing.assert_array_equal(staging.to_host(buffer, dtypes.float32, (500,)), i)
+    staging.synchronize()
+    staging.from_host(np.zeros(4, np.float32), dtypes.float32)
+    staging.synchronize()
+    assert len(staging._staged) <= 1
+
+
+def test_threads_share_a_device(cl_device: Any) -> None:
+    wrong = []
+
+    def work(number: int) -> None:
+        for i in range(30):
+            n = 100 + 37 * number
+            buffer = cl_device.from_host(np.full(n, number, np.float32), dtypes.float32)
+            with cl_device.lock:
+                add(cl_device, buffer, n, float(i))
+            if not (cl_device.to_host(buffer, dtypes.float32, (n,)) == number + i).all():
+                wrong.append((number, i))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_memory_comes_back(cl_device: Any) -> None:
+    gc.collect()
+    before = cl_device.memory_stats()
+    kept = [cl_device.allocate(100_000) for _ in range(5)]
+    during = cl_device.memory_stats()
+    assert during["in_use_bytes"] == before["in_use_bytes"] + sum(b.nbytes for b in kept)
+    assert during["peak_bytes"] >= during["in_use_bytes"]
+    kept.clear()
+    assert cl_device.memory_stats()["in_use_bytes"] == before["in_use_bytes"]
+
+
+def test_memory_of_a_waiting_kernel_outlives_a_trim(cl_device: Any) -> None:
+    kernel = cl_device.compile(ADD).kernel("k_slow")
+    kernel.set_arg(1, np.int32(3_000_000))
+    for _ in range(5):
+        buffer = cl_device.allocate(64 * 4)
+        kernel.set_arg(0, buffer.raw)
+        cl_device.launch(kernel, (64,), None)
+        del buffer
+        assert cl_device.pool.trim() > 0
+    cl_device.synchronize()
+
+
+def test_arrays_above_the_largest_buffer(cl_device: Any) -> None:
+    largest = cl_device.limits.max_alloc_bytes
+    with pytest.raises(OutOfMemory, match=rf"{largest + 1:,} bytes in one array.*split the array"):
+        cl_device.allocate(largest + 1)
+
+
+def test_the_pool_holds_no_more_than_the_device(cl_device: Any) -> None:
+    assert cl_device._cap() == cl_device.limits.global_bytes
+    with settings.override(memory_cap=12345):
+        assert cl_device._cap() == 12345
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python's own, of forks with threads
+def test_a_forked_child_is_told(cl_device: Any) -> None:
+    """Even a launch with everything at hand, which would wait for threads that are not there."""
+    buffer = cl_device.from_host(np.zeros(8, np.float32), dtypes.float32)
+    kernel = cl_device.compile(ADD).kernel("k_add")
+    kernel.set_arg(0, buffer.raw)
+    kernel.set_arg(1, np.float32(1))
+    calls = {
+        "launch": lambda: cl_device.launch(kernel, (8,), None),
+        "launch_timed": lambda: cl_device.launch_timed(kernel, (8,), None),
+        "allocate": lambda: cl_device.allocate(32),
+        "from_host": lambda: cl_device.from_host(np.zeros(8), dtypes.float32),
+        "to_host": lambda: cl_device.to_host(buffer, dtypes.float32, (8,)),
+        "compile": lambda: cl_device.compile(ADD),
+        "synchronize": lambda: cl_device.synchronize(),
+    }
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        for name, call in calls.items():
+            try:
+                call()
+                os.write(writer, f"{name} did something\n".encode())
+            except DeviceError as error:
+                if "spawn" not in str(error) or cl_device.name not in str(error):
+                    os.write(writer, f"{error}\n".encode())
+            except BaseException as error:
+                os.write(writer, f"{name}: {error!r}\n".encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        assert said.read() == ""
+    assert os.waitpid(child, 0)[1] == 0
+    cl_device.launch(kernel, (8,), None)  # the parent goes on
+    assert (cl_device.to_host(buffer, dtypes.float32, (8,)) == 1).all()
+
+
+def test_without_doubles_float64_is_an_error(
+    cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    monkeypatch.setattr(cl_device, "limits", replace(cl_device.limits, fp64=False))
+    with pytest.raises(DTypeNotSupported, match="no float64; use float32"):
+        cl_device.from_host(np.zeros(3), dtypes.float64)
+
+
+class Counting:
+    """PyOpenCL with its builds counted, and some sources refused."""
+
+    def __init__(self, cl: Any, refused: str = "\0") -> None:
+        self._cl, self.refused, self.builds = cl, refused, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cl, name)
+
+    def Program(self, context: Any, source: str) -> Any:
+        self.builds += 1
+        return self._cl.Program(context, "refused" if self.refused in source else source)
+
+
+def probed(device: Any, cl: Any, raw: Any = None) -> probe.Capabilities:
+    return probe.capabilities(cl, raw or device.raw, device.context, device.queue, device.identity)
+
+
+def test_probes_run_once_and_are_remembered(cl_device: Any, tmp_path: Any) -> None:
+    limits = cl_device.limits
+    known = probe.Capabilities(limits.fp64, limits.fp16, limits.subgroups)
+    with settings.override(cache_dir=str(tmp_path)):
+        counting = Counting(cl_device._cl)
+        assert probed(cl_device, counting) == known
+        assert counting.builds == 1
+        assert probed(cl_device, counting) == known
+        assert counting.builds == 1
+        for path in (tmp_path / "probes").iterdir():  # a good checksum over nonsense
+            program_cache.put("probes", path.name, b'{"fp64": true}')
+        assert probed(cl_device, counting) == known
+        assert counting.builds == 2
+
+
+def test_what_is_refused_alone_leaves_the_others(cl_device: Any, tmp_path: Any) -> None:
+    if not cl_device.limits.fp64:
+        pytest.skip("no doubles to be refused")
+    limits = cl_device.limits
+    with settings.override(cache_dir=str(tmp_path)):
+        found = probed(cl_device, Counting(cl_device._cl, refused="double"))
+    assert found == probe.Capabilities(False, limits.fp16, limits.subgroups)
+
+
+def test_listed_is_not_enough(
+    cl_device: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Doubles that are floats in disguise compile, run, and are found out."""
+    single = probe._PROBES["fp64"].source("fp64").replace("double", "float")
+    monkeypatch.setattr(
+        probe._Probe, "source", lambda self, name, old=probe._Probe.source:
+        single if name == "fp64" else old(self, name),
+    )  # fmt: skip
+    with settings.override(cache_dir=str(tmp_path)):
+        assert not probed(cl_device, cl_device._cl).fp64
+
+
+def test_a_driver_that_cannot_compute_is_an_error(cl_device: Any, tmp_path: Any) -> None:
+    with (
+        settings.override(cache_dir=str(tmp_path)),
+        pytest.raises(DeviceError, match=r"wrong results.*SIMPLEGRAD_DEVICE"),
+    ):
+        probed(cl_device, Counting(cl_device._cl, refused="probe_"))
+    assert not list(tmp_path.rglob("probes/*"))
+
+
+class NVIDIA:
+    """A device record as NVIDIA's driver gives it."""
+
+    extensions = "cl_khr_fp64 cl_khr_int64_base_atomics"
+
+    class platform:
+        name = "NVIDIA CUDA"
+
+
+def test_which_probes_are_worth_running() -> None:
+    assert probe._worth_running(NVIDIA) == ["basic", "fp64", "fp16"]
+    intel = type("Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA})
+    intel.platform = type("P", (), {"name": "Intel(R) OpenCL"})  # type: ignore[attr-defined]
+    assert probe._worth_running(intel) == ["basic", "subgroups"]
+
+
+def test_a_device_that_nobody_refers_to_goes(one_cl_device: Any) -> None:
+    """The watch for forks keeps no device alive."""
+    import weakref
+
+    device = OpenCLDevice(one_cl_device._cl, one_cl_device.raw, "opencl:test")
+    gone = weakref.ref(device)
+    del device
+    gc.collect()
+    assert gone() is None
