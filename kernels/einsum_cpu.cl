@@ -99,7 +99,9 @@
 #define JOIN(x, y) JOIN_(x, y)
 #define ACC_V JOIN(ACC_T, VW)
 // Vector access through any ACC_T pointer (VEC(p) is an lvalue). vloadn and vstoren, and min and
-// max, are avoided throughout: PoCL may leave built-in functions as calls on some processors.
+// max, are avoided throughout: PoCL leaves built-in functions as calls on some processors.
+// Tails are one loop with a condition: of two loops in a row that share their counter, Intel's
+// compiler (2026.2) made an endless one.
 typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 #define VEC_GLOBAL(p) (*(__global unaligned_v *)(p))
 #define VEC_CONST(p) (*(__global const unaligned_v *)(p))
@@ -189,6 +191,9 @@ void KERNEL_NAME(PARAMS)
         const int split = tile / (n_blocks * m_blocks) % SPLIT_K;
         const int b = tile / (n_blocks * m_blocks) / SPLIT_K;
         const int rows = LESSER(MB, M - m0);
+#if A_PACK
+        const int padded_rows = (rows + MR - 1) / MR * MR;
+#endif
         const int columns = LESSER(NB, N - n0);
         const int k_part = (K + SPLIT_K - 1) / SPLIT_K;
         const int k_first = split * k_part;
@@ -205,10 +210,8 @@ void KERNEL_NAME(PARAMS)
                 int m = 0;
                 for (; m + VW <= rows; m += VW)
                     VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
-                for (; m < rows; ++m)
-                    a_block[A_AT(m, k)] = LOAD_A(b, m0 + m, k0 + k);
-                for (; m % MR != 0; ++m)
-                    a_block[A_AT(m, k)] = 0;
+                for (; m < padded_rows; ++m)
+                    a_block[A_AT(m, k)] = m < rows ? LOAD_A(b, m0 + m, k0 + k) : 0;
             }
 #else
             for (int m = 0; m < rows; ++m) {
@@ -220,7 +223,7 @@ void KERNEL_NAME(PARAMS)
                 for (; k < depth; ++k)
                     a_block[A_AT(m, k)] = LOAD_A(b, m0 + m, k0 + k);
             }
-            for (int m = rows; m % MR != 0; ++m)
+            for (int m = rows; m < padded_rows; ++m)
                 for (int k = 0; k < depth; ++k)
                     a_block[A_AT(m, k)] = 0;
 #endif
@@ -269,11 +272,8 @@ void KERNEL_NAME(PARAMS)
                 }
 #endif
                 for (int k = k_done; k < depth; ++k) {
-                    int n = 0;
-                    for (; n < width; ++n)
-                        b_lanes[k * NR + n] = LOAD_B(b, k0 + k, n1 + n);
-                    for (; n < NR; ++n)
-                        b_lanes[k * NR + n] = 0;
+                    for (int n = 0; n < NR; ++n)
+                        b_lanes[k * NR + n] = n < width ? LOAD_B(b, k0 + k, n1 + n) : 0;
                 }
 
                 for (int m = 0; m < rows; m += MR) {

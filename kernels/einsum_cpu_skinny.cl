@@ -68,7 +68,7 @@
 #define MB 64         // dot, outer: rows of C a work-item computes, a multiple of MR
 #endif
 #ifndef NB
-#define NB (VARIANT == 2 ? 256 : 1024) // strip, outer: columns a work-item computes, a multiple of NV*VW
+#define NB (VARIANT == 2 ? 256 : 1024) // strip, outer: columns of a work-item, a multiple of NR
 #endif
 #ifndef B_PACK
 #define B_PACK 1      // dot: 0 reads LOAD_B_V in the inner loop (needs B_UNIT 1)
@@ -91,8 +91,7 @@
 #define JOIN_(x, y) x##y
 #define JOIN(x, y) JOIN_(x, y)
 #define ACC_V JOIN(ACC_T, VW)
-// Vector access through any ACC_T pointer (VEC(p) is an lvalue). vloadn and vstoren, and min and
-// max, are avoided throughout: PoCL may leave built-in functions as calls on some processors.
+// Vector access through any ACC_T pointer; see einsum_cpu.cl on built-in functions and tails.
 typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 #define VEC_GLOBAL(p) (*(__global unaligned_v *)(p))
 #define VEC_CONST(p) (*(__global const unaligned_v *)(p))
@@ -347,10 +346,8 @@ void KERNEL_NAME(PARAMS)
         for (; n + VW <= columns; n += VW)
             b_rows[k * (NB / VW) + n / VW] = LOAD_B_V(b, k, n0 + n);
 #endif
-        for (; n < columns; ++n)
-            b_lanes[k * NB + n] = LOAD_B(b, k, n0 + n);
-        for (; n % VW != 0; ++n)
-            b_lanes[k * NB + n] = 0;
+        for (; n < (columns + VW - 1) / VW * VW; ++n)
+            b_lanes[k * NB + n] = n < columns ? LOAD_B(b, k, n0 + n) : 0;
     }
     for (int m = 0; m < rows; ++m) {
         ACC_T a[K];

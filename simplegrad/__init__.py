@@ -48,6 +48,7 @@ from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
 from simplegrad.runtime.devices import available as devices
+from simplegrad.runtime.devices import current as _current_device
 from simplegrad.runtime.devices import use as device
 from simplegrad.runtime.profile import Profile
 from simplegrad.tensor.contraction import einsum, matmul
@@ -99,6 +100,15 @@ globals().update(_FUNCTIONS)
 def realize(*tensors: Tensor) -> None:
     """Compute tensors together, without waiting for the end."""
     _execution.realize([t._node for t in tensors])
+
+
+def memory_stats() -> dict[str, int]:
+    """Return bytes ``in_use_bytes``, ``held_bytes`` (free ones included) and ``peak_bytes``.
+
+    Of the device in force, since the process began.
+    """
+    stats: dict[str, int] = _current_device().memory_stats()
+    return stats
 
 
 def synchronize() -> None:
@@ -169,6 +179,7 @@ __all__ = [
     "isdtype",
     "linspace",
     "matmul",
+    "memory_stats",
     "meshgrid",
     "nan",
     "newaxis",

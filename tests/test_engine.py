@@ -337,3 +337,15 @@ def test_a_profile_counts_bytes_and_times(cl_device: Any) -> None:
     row = next(iter(p.kernels.values()))
     assert row.seconds > 0
     assert row.name in p.table()
+
+
+def test_peak_bytes_are_those_inside_the_profile(cl_device: Any) -> None:
+    with sg.device(cl_device):
+        sg.realize(sg.zeros(1 << 20) + 1.0)  # 4 MiB that are gone before the profile opens
+        x = sg.asarray(np.ones(1 << 10, np.float32))
+        with sg.Profile() as p:
+            y = x * 2.0
+            sg.realize(y)
+        stats = sg.memory_stats()
+    assert 2 * 4096 <= p.peak_bytes <= stats["peak_bytes"]
+    assert p.peak_bytes < stats["in_use_bytes"] + (1 << 20)

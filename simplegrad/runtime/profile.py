@@ -56,10 +56,10 @@ class Profile:
         self.compiles = counters.compiles - self._compiled_before
         for device in self._devices.values():
             device.synchronize()
-            self.peak_bytes = max(self.peak_bytes, device.memory_stats()["peak_bytes"])
 
     def _add(self, device: Device, launch: Launch, span: tuple[int, int]) -> None:
         self._devices[id(device)] = device
+        self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])
         name = launch.source.kernel_name
         row = self.kernels.setdefault(name, KernelRow(name))
         row.seconds += (span[1] - span[0]) * 1e-9
