@@ -257,7 +257,8 @@ def _others(rows: Node) -> Node:
     if n <= _BLOCK:
         i, j = (build.iota(n, dtypes.int32, rows.device) for _ in range(2))
         own = apply(ops.EQUAL, build.reshape(i, (n, 1)), build.reshape(j, (1, n)))
-        blank = apply(ops.WHERE, own, number(1, rows), build.reshape(rows, (m, 1, n)))
+        rows = build.reshape(rows, (m, 1, n))
+        blank = apply(ops.WHERE, own, number(1, rows), rows)
         return build.reduce(ops.PROD, blank, [2])
     blocks = -(-n // _BLOCK)
     padded = build.pad(rows, [(0, 0, 0), (0, blocks * _BLOCK - n, 0)], 1.0)
@@ -352,7 +353,7 @@ def _diagonal(x: Node, letters: tuple[int, ...], own: tuple[int, ...], shape: tu
     first = [own.index(i) == a for a, i in enumerate(own)]
     placed = tuple(n if f else 1 for n, f in zip(shape, first, strict=True))
     result = build.broadcast_to(build.reshape(spread, placed), shape)
-    zero = number(0, x)
+    zero = number(0, result)
     for a, i in enumerate(own):
         b = own.index(i)
         if b != a:
@@ -396,4 +397,4 @@ def _scatter_add(node: Node, g: Node) -> tuple[Node | None, ...]:
     read = build.take(g, indices, 0)
     inside = apply(ops.EQUAL, indices, _clamped(indices, node.arg))
     inside = build.reshape(inside, (*indices.shape, *[1] * (len(rows.shape) - 1)))
-    return None, apply(ops.WHERE, inside, read, number(0, g))
+    return None, apply(ops.WHERE, inside, read, number(0, read))

@@ -288,7 +288,7 @@ class Fuser:
             elif home is not None and home.ancestors >> group.number & 1:
                 self.why = "it also reads a kernel that needs the kernel before"
                 return False
-            elif node.size > 1 and ident in group.reads:
+            elif node.size > 1 and node.op is not ops.SCALAR and ident in group.reads:
                 related = True
         if not related and root.size > SMALL:
             return False
@@ -385,7 +385,7 @@ def _outer_size(group: Group) -> int:
 def _is_contraction(root: Node, reading: Reading) -> bool:
     """Whether a sum of products reads much less than it multiplies."""
     source = root.srcs[0]
-    read = sum(n.size for n in reading.nodes.values())
+    read = sum(n.size for n in reading.nodes.values() if n.op is not ops.SCALAR)
     return root.op is ops.SUM and source.op is ops.MUL and source.size >= 2 * read
 
 

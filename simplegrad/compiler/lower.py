@@ -152,7 +152,7 @@ def source_position(node: Node, position: Position) -> tuple[Position, tuple[Gua
             inner[a] = index
         return tuple(inner), ()
     if op is ops.EXPAND:
-        pairs = zip(shape, position, strict=True)
+        pairs = zip(shape, position[len(position) - len(shape) :], strict=True)
         return tuple(Index.of(0) if n == 1 else i for n, i in pairs), ()
     if op is ops.SLICE:
         steps = zip(arg, position, strict=True)

@@ -12,30 +12,28 @@ from typing import Any
 from simplegrad import ops
 from simplegrad.dtypes import DType
 from simplegrad.graph.infer import Shape, broadcast_shapes
-from simplegrad.graph.node import Node, const, leaf, make
+from simplegrad.graph.node import Node, Spec, const, leaf, leaf_of, make
 from simplegrad.ops import Op
 
 
 def apply(op: Op, *srcs: Node) -> Node:
     """Return an elementwise operation over operands of one dtype, broadcast to one shape."""
-    if len(srcs) > 1 and any(s.shape != srcs[0].shape for s in srcs):
-        shape = broadcast_shapes(op.name, *[s.shape for s in srcs])
-        srcs = tuple([broadcast_to(s, shape) for s in srcs])
+    shape = srcs[0].kind.spec.shape
+    for src in srcs:
+        if src.kind.spec.shape != shape:
+            shape = broadcast_shapes(op.name, *[s.kind.spec.shape for s in srcs])
+            return make(op, tuple([broadcast_to(s, shape) for s in srcs]))
     return make(op, srcs)
 
 
 def number(value: bool | int | float, like: Node) -> Node:
-    """Return a constant with the dtype and device of `like`, zero-dimensional."""
-    node = const(value, like.dtype)
-    node.device = like.device
-    return node
+    """Return a constant with the shape, dtype and device of `like`."""
+    return const(value, like.kind.spec, like.device)
 
 
 def full(value: bool | int | float, shape: Shape, dtype: DType, device: Any = None) -> Node:
     """Return a constant of the given shape; it costs no memory until it is read."""
-    node = const(value, dtype)
-    node.device = device
-    return broadcast_to(node, shape)
+    return const(value, Spec.of(shape, dtype), device)
 
 
 def iota(extent: int, dtype: DType, device: Any = None) -> Node:
@@ -61,10 +59,14 @@ def permute(x: Node, axes: Sequence[int]) -> Node:
 
 def broadcast_to(x: Node, shape: Shape) -> Node:
     """Return `x` repeated along new leading axes and axes of extent 1."""
-    if x.shape == shape:
+    kind = x.kind
+    if kind.spec.shape == shape:
         return x
-    x = reshape(x, (1,) * (len(shape) - len(x.shape)) + x.shape)
-    return x if x.shape == shape else make(ops.EXPAND, (x,), shape)
+    if (kind.op is ops.SCALAR or kind.op is ops.CONST) and x.buffer is None and not x.tracks:
+        repeated = leaf_of(kind.op, Spec.of(shape, kind.spec.dtype), kind.arg, x.device)
+        repeated.value = x.value
+        return repeated
+    return make(ops.EXPAND, (x,), shape)
 
 
 def slice_(x: Node, starts_extents_steps: Sequence[tuple[int, int, int]]) -> Node:

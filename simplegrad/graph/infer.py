@@ -112,7 +112,8 @@ def _permute(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 
 def _expand(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
-    if len(arg) != len(shape) or any(n not in (1, m) for n, m in zip(shape, arg, strict=True)):
+    lead = len(arg) - len(shape)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, arg[lead:], strict=True)):
         raise ShapeError(f"broadcast_to: shape {shape} does not broadcast to {arg}")
     return arg, dtype
 

@@ -184,7 +184,11 @@ def make(op: Op, srcs: tuple[Node, ...], arg: Any = None, device: Any = None) ->
 
 def leaf(op: Op, shape: Shape, dtype: DType, arg: Any = None, device: Any = None) -> Node:
     """Return a node without operands: BUFFER, SCALAR, CONST or IOTA."""
-    spec = Spec.of(shape, dtype)
+    return leaf_of(op, Spec.of(shape, dtype), arg, device)
+
+
+def leaf_of(op: Op, spec: Spec, arg: Any = None, device: Any = None) -> Node:
+    """Return a node without operands, as `leaf`."""
     key = (op, arg, spec)
     kind = _kinds.get(key)
     if kind is None:
@@ -192,11 +196,12 @@ def leaf(op: Op, shape: Shape, dtype: DType, arg: Any = None, device: Any = None
     return Node(kind, (), device)
 
 
-def const(value: bool | int | float, dtype: DType) -> Node:
-    """Return a zero-dimensional constant that is part of the program."""
+def const(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
+    """Return a constant that is part of the program, the same for every element."""
+    dtype = spec.dtype
     value = float(value) if dtype.is_float else (bool(value) if dtype.kind == "b" else int(value))
     # repr keeps -0.0 and nan apart from 0.0, which the interning dictionary would not.
-    return leaf(ops.CONST, (), dtype, repr(value))
+    return leaf_of(ops.CONST, spec, repr(value), device)
 
 
 def const_value(node: Node) -> bool | int | float:
@@ -207,9 +212,9 @@ def const_value(node: Node) -> bool | int | float:
     return text == "True" if node.dtype.kind == "b" else int(text)
 
 
-def scalar(value: bool | int | float, dtype: DType, device: Any = None) -> Node:
-    """Return a zero-dimensional number that is passed to kernels as an argument."""
-    node = leaf(ops.SCALAR, (), dtype, None, device)
+def scalar(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
+    """Return a number, the same for every element, that is passed to kernels as an argument."""
+    node = leaf_of(ops.SCALAR, spec, None, device)
     node.value = value
     return node
 

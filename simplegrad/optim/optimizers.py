@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.dtypes import DType
 from simplegrad.errors import AutogradError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
-from simplegrad.graph.node import Node, scalar
+from simplegrad.graph.node import Node, Spec, scalar
 from simplegrad.graph.prune import prune
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
@@ -25,21 +24,21 @@ Rate = float | Callable[[int], float]
 
 
 class Numbers:
-    """The numbers of one step as nodes: one per name and dtype, shared by all parameters.
+    """The numbers of one step as nodes: one per name, shape and dtype.
 
     Two numbers of different names are two nodes even where they are equal, so that a schedule
     passing through the value of another number leaves the graph, and its plan, as they are.
     """
 
     def __init__(self) -> None:
-        self._nodes: dict[tuple[str, DType, Any], Node] = {}
+        self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
     def of(self, name: str, value: float, like: Node) -> Node:
-        """Return a number, `value`, as a kernel argument with the dtype of `like`."""
-        key = (name, like.dtype, like.device)
+        """Return a number, `value`, as a kernel argument with the shape and dtype of `like`."""
+        key = (name, like.kind.spec, like.device)
         node = self._nodes.get(key)
         if node is None:
-            node = self._nodes[key] = scalar(value, like.dtype, like.device)
+            node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
         return node
 
 

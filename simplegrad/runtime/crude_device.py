@@ -184,6 +184,13 @@ class Twelve:
         """Return x with other extents."""
         return self.call("as_strided", x, shape, _row_major(shape))
 
+    def repeat(self, x: Any, source: Shape, shape: Shape) -> Any:
+        """Return x of shape `source` broadcast to `shape`."""
+        lead = len(shape) - len(source)
+        pairs = zip(source, shape[lead:], _row_major(source), strict=True)
+        strides = [0 if n == 1 != m else stride for n, m, stride in pairs]
+        return self.call("as_strided", x, shape, (0,) * lead + tuple(strides))
+
     def permute(self, x: Any, shape: Shape, axes: Sequence[int]) -> Any:
         """Return x of a shape with its axes in another order."""
         strides = _row_major(shape)
@@ -248,7 +255,8 @@ def _row_major(shape: Shape) -> Shape:
 def _leaf(d: Twelve, node: Node, s: list[Any]) -> Any:
     if node.op is ops.IOTA:
         return d.array(np.arange(node.arg))
-    return d.array(node.value if node.op is ops.SCALAR else const_value(node))
+    number = d.array(node.value if node.op is ops.SCALAR else const_value(node))
+    return d.repeat(number, (), node.shape) if node.shape else number
 
 
 def _cast(d: Twelve, node: Node, s: list[Any]) -> Any:
@@ -271,10 +279,7 @@ def _infinite(d: Twelve, node: Node, s: list[Any]) -> Any:
 
 
 def _expand(d: Twelve, node: Node, s: list[Any]) -> Any:
-    source = node.srcs[0].shape
-    pairs = zip(source, node.shape, _row_major(source), strict=True)
-    strides = tuple(0 if n == 1 != m else stride for n, m, stride in pairs)
-    return d.call("as_strided", s[0], node.shape, strides)
+    return d.repeat(s[0], node.srcs[0].shape, node.shape)
 
 
 def _slice(d: Twelve, node: Node, s: list[Any]) -> Any:

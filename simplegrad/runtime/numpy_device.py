@@ -96,7 +96,7 @@ def _leaf(node: Node, srcs: list[Any]) -> Any:
     value = node.value if node.op is ops.SCALAR else const_value(node)
     if node.dtype.kind in "ui":
         value = np.array(int(value)).astype(node.dtype.numpy)
-    return rounded(np.array(value), node.dtype)
+    return np.broadcast_to(rounded(np.array(value), node.dtype), node.shape)
 
 
 def _cast(node: Node, srcs: list[Any]) -> Any:

@@ -14,7 +14,6 @@ from simplegrad.graph.node import Node, make
 from simplegrad.tensor import generator as generators
 from simplegrad.tensor.contraction import Contraction
 from simplegrad.tensor.core import Core, as_tensor, lift, normalize_axes, normalize_axis, wrap
-from simplegrad.tensor.elementwise import constant
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.views import pair
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 def _number(op: ops.Op, x: Node, value: float) -> Node:
     """Return ``op(x, value)`` with a number that is part of the program."""
-    return make(op, (x, constant(value, x)))
+    return make(op, (x, build.number(value, x)))
 
 
 def _halves(x: Node) -> tuple[Node, Node]:
@@ -64,14 +63,14 @@ class Composites(Contraction):
         """Return 1 / (1 + exp(-x)), without overflow on either side."""
         x = self._floating()
         positive, e = _halves(x)
-        above = build.apply(ops.WHERE, positive, constant(1, x), e)
+        above = build.apply(ops.WHERE, positive, build.number(1, x), e)
         return lift(build.apply(ops.DIV, above, _number(ops.ADD, e, 1)), self._node)
 
     def softplus(self) -> Tensor:
         """Return log(1 + exp(x)) without overflow."""
         x = self._floating()
         positive, e = _halves(x)
-        line = build.apply(ops.WHERE, positive, x, constant(0, x))
+        line = build.apply(ops.WHERE, positive, x, build.number(0, x))
         return lift(build.apply(ops.ADD, line, make(ops.LOG1P, (e,))), self._node)
 
     def silu(self) -> Tensor:

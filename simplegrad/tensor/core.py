@@ -20,7 +20,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
-from simplegrad.graph.node import Node, leaf, make, scalar, user_line
+from simplegrad.graph.node import Node, Spec, leaf, make, scalar, user_line
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.modes import mode
@@ -171,16 +171,19 @@ def same_device(name: str, nodes: Iterable[Any]) -> Any:
     return found
 
 
-def number_node(name: str, value: bool | int | float, dtype: DType, device: Any) -> Node:
+def number_node(
+    name: str, value: bool | int | float, dtype: DType, device: Any, shape: Shape = ()
+) -> Node:
     """Return a user's number as a kernel argument."""
+    spec = Spec.of(shape, dtype)
     if dtype.kind in "ui":
         if not dtype.low <= value <= dtype.high:
             raise DTypeError(
                 f"{name}: {value} does not fit {dtype} ({dtype.low} … {dtype.high}); "
                 "cast the array with .astype(...) first"
             )
-        return scalar(int(value), dtype, device)
-    return scalar(bool(value) if dtype.kind == "b" else float(value), dtype, device)
+        return scalar(int(value), spec, device)
+    return scalar(bool(value) if dtype.kind == "b" else float(value), spec, device)
 
 
 def result_dtype(values: Iterable[Any]) -> DType:

@@ -154,7 +154,7 @@ def eye(
     shape = _shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
     device = find_device(device)
     rows, columns = _iota(shape[0], device), _iota(shape[1], device)
-    rows = build.apply(ops.ADD, build.reshape(rows, (shape[0], 1)), build.number(k, rows))
+    rows = build.reshape(build.apply(ops.ADD, rows, build.number(k, rows)), (shape[0], 1))
     hit = build.apply(ops.EQUAL, rows, columns)
     return _leaf(build.cast(hit, _dtype(dtype)), requires_grad)
 
@@ -256,6 +256,6 @@ def _triangle(name: str, x: Any, k: int, op: ops.Op) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"{name}: shape {x.shape} has no last two axes")
     rows, columns = _iota(x.shape[-2], x.device), _iota(x.shape[-1], x.device)
-    rows = build.apply(ops.ADD, build.reshape(rows, (x.shape[-2], 1)), build.number(k, rows))
+    rows = build.reshape(build.apply(ops.ADD, rows, build.number(k, rows)), (x.shape[-2], 1))
     inside = build.broadcast_to(build.apply(op, rows, columns), x.shape)
     return where(lift(inside), x, zeros_like(x, requires_grad=False))

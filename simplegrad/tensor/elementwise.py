@@ -14,7 +14,7 @@ import numpy as np
 from simplegrad import dtypes, ops
 from simplegrad.errors import DTypeError
 from simplegrad.graph import build
-from simplegrad.graph.node import Kind, Node, Spec, make, user_line
+from simplegrad.graph.node import Node, make, scalar, user_line
 from simplegrad.ops import Op
 from simplegrad.tensor.core import (
     MAX_PENDING,
@@ -34,51 +34,14 @@ if TYPE_CHECKING:
 
 _OPERANDS = (Core, bool, int, float, np.ndarray, np.generic, list, tuple)
 _BOOL_OPS = {ops.ADD: ops.OR, ops.MUL: ops.AND}
-_MAX_CHAINS = 10_000
-_chains: dict[Spec | tuple[Spec, str], tuple[Kind, ...]] = {}
 
 
 def spread(value: bool | int | float, like: Node, name: str) -> Node:
     """Return a user's number with the shape, dtype and device of `like`, a kernel argument."""
-    spec, device = like.kind.spec, like.device
-    dtype = spec.dtype
-    kinds = _chains.get(spec)
-    if kinds is None:  # the kinds are looked up once a shape, not once an operation
-        node = build.broadcast_to(number_node(name, value, dtype, device), spec.shape)
-        return _remember(spec, node)
-    if dtype.is_float:
-        node = Node(kinds[0], (), device)
-        node.value = float(value)
-    else:
-        node = number_node(name, value, dtype, device)
-    for kind in kinds[1:]:
-        node = Node(kind, (node,), device)
-    return node
-
-
-def constant(value: bool | int | float, like: Node) -> Node:
-    """Return a number that is part of the program, with the shape, dtype and device of `like`."""
-    spec, device = like.kind.spec, like.device
-    key = (spec, repr(value))
-    kinds = _chains.get(key)
-    if kinds is None:
-        return _remember(key, build.full(value, spec.shape, spec.dtype, device))
-    node = Node(kinds[0], (), device)
-    for kind in kinds[1:]:
-        node = Node(kind, (node,), device)
-    return node
-
-
-def _remember(key: Any, node: Node) -> Node:
-    """Keep the kinds from a leaf up to `node`, so that the next chain needs no look-ups."""
-    kinds, below = [node.kind], node
-    while below.srcs:
-        below = below.srcs[0]
-        kinds.insert(0, below.kind)
-    if len(_chains) > _MAX_CHAINS:
-        _chains.clear()
-    _chains[key] = tuple(kinds)
-    return node
+    spec = like.kind.spec
+    if spec.dtype.is_float:
+        return scalar(float(value), spec, like.device)
+    return number_node(name, value, spec.dtype, like.device, spec.shape)
 
 
 def binary(op: Op, a: Any, b: Any, kinds: str | None = None) -> Tensor:

@@ -18,8 +18,9 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, size_of
-from simplegrad.graph.node import Node, make, scalar
+from simplegrad.graph.node import Node, Spec, make, scalar
 
+_WORD = Spec.of((), dtypes.uint32)
 _BITS = {"float16": 11, "bfloat16": 8, "float32": 24}
 """Random bits of a float in [0, 1): as many as its significand holds, so that none rounds to 1."""
 
@@ -55,8 +56,8 @@ class Bits:
         if size > 2**32:
             raise ShapeError(f"random: {shape} has more than 2**32 elements; draw it in parts")
         counter = build.iota(size, dtypes.uint32, device)
-        stream = scalar(next(self._draws) & 0xFFFFFFFF, dtypes.uint32, device)
-        key = scalar(self._key, dtypes.uint32, device)
+        stream = scalar(next(self._draws) & 0xFFFFFFFF, _WORD, device)
+        key = scalar(self._key, _WORD, device)
         return build.reshape(build.apply(ops.RANDOM_BITS, counter, stream, key), shape)
 
     def uniform(self, shape: Shape, dtype: DType, device: Any, open_below: bool = False) -> Node:
@@ -89,7 +90,7 @@ class Bits:
         """Return the numbers 0 … size-1 in random order, as int64."""
         if size > 2**32 - 1:
             raise ShapeError(f"permutation: {size} is not less than 2**32")
-        words = (scalar(w, dtypes.uint32, device) for w in (size, self.key()))
+        words = (scalar(w, _WORD, device) for w in (size, self.key()))
         index = build.iota(size, dtypes.uint32, device)
         return build.cast(build.apply(ops.PERMUTE_INDEX, index, *words), dtypes.int64)
 

@@ -11,7 +11,7 @@ import pytest
 from simplegrad import dtypes, ops, settings
 from simplegrad.errors import IndexOutOfRange
 from simplegrad.graph import build
-from simplegrad.graph.node import Node, const, leaf, make, scalar, topological
+from simplegrad.graph.node import Node, Spec, const, leaf, make, scalar, topological
 from simplegrad.runtime.numpy_device import NumpyDevice, compute, rounded
 
 DEVICE = NumpyDevice()
@@ -34,10 +34,10 @@ def value(node: Node) -> Any:
 
 
 def test_leaves() -> None:
-    assert value(const(float("-inf"), dtypes.float32)) == -np.inf
-    assert value(const(2**63, dtypes.uint64)) == 2**63
-    assert value(scalar(-1, dtypes.uint8)) == 255
-    assert value(scalar(True, dtypes.bool_)).tolist() is True
+    assert value(const(float("-inf"), Spec.of((), dtypes.float32))) == -np.inf
+    assert value(const(2**63, Spec.of((), dtypes.uint64))) == 2**63
+    assert value(scalar(-1, Spec.of((), dtypes.uint8))) == 255
+    assert value(scalar(True, Spec.of((), dtypes.bool_))).tolist() is True
     assert value(build.iota(4, dtypes.int16)).tolist() == [0, 1, 2, 3]
 
 
@@ -145,8 +145,8 @@ def test_random_bits_are_known_values() -> None:
     assert value(build.apply(ops.RANDOM_BITS, *zero))[0] == 0xFF1DAE59
     n = 37
     index = build.iota(n, dtypes.uint32)
-    size = build.broadcast_to(const(n, dtypes.uint32), (n,))
-    key = build.broadcast_to(scalar(5, dtypes.uint32), (n,))
+    size = build.broadcast_to(const(n, Spec.of((), dtypes.uint32)), (n,))
+    key = build.broadcast_to(scalar(5, Spec.of((), dtypes.uint32)), (n,))
     assert sorted(value(build.apply(ops.PERMUTE_INDEX, index, size, key))) == list(range(n))
 
 
@@ -202,7 +202,7 @@ def test_buffers_are_nobody_elses() -> None:
 
 def test_a_chain_of_100_000() -> None:
     node = data([0.0], dtypes.float32)
-    one = build.broadcast_to(const(1, dtypes.float32), (1,))
+    one = build.broadcast_to(const(1, Spec.of((), dtypes.float32)), (1,))
     for _ in range(100_000):
         node = build.apply(ops.ADD, node, one)
     assert value(node).tolist() == [100_000]
