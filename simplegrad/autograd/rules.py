@@ -19,6 +19,7 @@ Rules are differentiable themselves, to any order: what they compute is made of 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -331,8 +332,10 @@ def _einsum_operand(
     node: Node, g: Node, which: int, subscripts: list[tuple[int, ...]], output: tuple[int, ...]
 ) -> Node:
     x, own = node.srcs[which], subscripts[which]
-    letters = tuple(dict.fromkeys(own))
     others = [s for i, s in enumerate(subscripts) if i != which]
+    if len(others) == 1 and _is_plain(own, others[0], output):
+        return build.einsum([output, *others], own, g, node.srcs[1 - which])
+    letters = tuple(dict.fromkeys(own))
     known = {i for s in [output, *others] for i in s}
     reach = tuple(i for i in letters if i in known)
     sources = [g, *[s for i, s in enumerate(node.srcs) if i != which]]
@@ -344,6 +347,12 @@ def _einsum_operand(
     if letters == own:
         return result
     return _diagonal(result, letters, own, x.shape)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_plain(own: tuple[int, ...], other: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    """Whether no index repeats in an operand or stands in it alone."""
+    return len(set(own)) == len(own) and set(own) <= {*other, *output}
 
 
 def _diagonal(x: Node, letters: tuple[int, ...], own: tuple[int, ...], shape: tuple[int, ...]

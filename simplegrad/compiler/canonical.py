@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from simplegrad import dtypes, ops
 from simplegrad.graph import build
+from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, const_value, make, topological
 from simplegrad.graph.rewrite import rewrite
 
 _SCAN_BLOCK = 64
+_FEW_TERMS = 4
+_MUCH = 16
+Factor = tuple[tuple[int, ...], Node]
 
 
 class Canonical:
@@ -67,6 +73,8 @@ def _einsum(node: Node, pieces: list[Node]) -> Node:
     ]
     extents = {i: n for s, x in factors for i, n in zip(s, x.shape, strict=True)}
     summed = [i for i in extents if i not in output]
+    if _is_short(factors, output, summed, extents):
+        return _written_out(factors, output, summed, extents, pieces)
     space = [*output, *summed]
     shape = tuple(extents[i] for i in space)
     product = None
@@ -80,6 +88,48 @@ def _einsum(node: Node, pieces: list[Node]) -> Node:
             pieces.append(product)
     assert product is not None
     return build.reduce(ops.SUM, product, range(len(output), len(space)))
+
+
+def _is_short(
+    factors: Sequence[Factor], output: tuple[int, ...], summed: list[int], extents: dict[int, int]
+) -> bool:
+    """Whether the sum is a few terms of much smaller arrays: cheaper to repeat than to store."""
+    terms = size_of(tuple(extents[i] for i in summed))
+    if not summed or not output or not 1 <= terms <= _FEW_TERMS:
+        return False
+    size = size_of(tuple(extents[i] for i in output))
+    small = all(_MUCH * x.size <= size for _, x in factors)
+    # A term read with a stride along the last axis would be gathered again at every use.
+    return small and all(s[-1] == output[-1] for s, _ in factors if output[-1] in s)
+
+
+def _written_out(
+    factors: Sequence[Factor], output: tuple[int, ...], summed: list[int],
+    extents: dict[int, int], pieces: list[Node],
+) -> Node:  # fmt: skip
+    """Return a sum of products without a reduction: it is evaluated where it is read."""
+    shape = tuple(extents[i] for i in output)
+    total: Node | None = None
+    for term in np.ndindex(*[extents[i] for i in summed]):
+        at = dict(zip(summed, term, strict=True))
+        product: Node | None = None
+        for subscript, x in factors:
+            x = build.slice_(x, [(at[i], 1, 1) if i in at else (0, n, 1) for i, n in
+                                 zip(subscript, x.shape, strict=True)])  # fmt: skip
+            kept = [i for i in subscript if i not in at]
+            x = build.reshape(x, tuple(extents[i] for i in kept))
+            here = [i for i in output if i in kept]
+            x = build.permute(x, [kept.index(i) for i in here])
+            x = build.reshape(x, tuple(extents[i] if i in kept else 1 for i in output))
+            x = build.broadcast_to(x, shape)
+            product = x if product is None else build.apply(ops.MUL, product, x)
+        assert product is not None
+        pieces.append(product)
+        total = product if total is None else build.apply(ops.ADD, total, product)
+        pieces.append(total)
+    assert total is not None
+    pieces.pop()  # what the others lead to is a value like any other
+    return total
 
 
 def _presum(

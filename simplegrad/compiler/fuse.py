@@ -32,6 +32,10 @@ MAX_INLINE = 48
 """Most nodes evaluated in place of one operand."""
 CHEAP = 3
 """Cost (multiply-adds) up to which a value is recomputed rather than stored."""
+CHEAP_AND_RARE = 10
+"""The same for a value made of much smaller arrays, whose elements stay in the cache."""
+RARE = 1 / 8
+"""Reads from memory per element of such a value."""
 SMALL = 1 << 15
 """Elements of a domain that one work-item may handle without loss."""
 
@@ -88,6 +92,11 @@ class Reading:
     weight: int = 0
 
 
+Inline = tuple[frozenset[int], int, float]
+"""What stands behind a value: the nodes evaluated in place, their cost, and the reads from memory
+per element."""
+
+
 class Fuser:
     """One fusion of one graph."""
 
@@ -118,7 +127,7 @@ class Fuser:
         for node in self.order:
             for src in dict.fromkeys(node.srcs) if node.buffer is None else ():
                 readers[id(src)] = readers.get(id(src), 0) + 1
-        inline: dict[int, tuple[frozenset[int], int, int]] = {}
+        inline: dict[int, Inline] = {}
         none: frozenset[int] = frozenset()
         for node in self.order:
             if is_leaf(node):
@@ -136,42 +145,41 @@ class Fuser:
             if node.op is ops.EXPAND and node.size > node.srcs[0].size:
                 self._store_before_repeat(node, parts[0][1], inline)
                 closure, cost, reads = self._after(node, inline)
+                reads *= node.srcs[0].size / node.size
             inline[id(node)] = (closure, cost, reads)
             if self._is_root(node, cost, reads, readers.get(id(node), 0)):
                 self.roots[id(node)] = node
                 inline[id(node)] = (none, 0, 1)
 
-    def _after(self, node: Node, inline: dict[int, tuple[frozenset[int], int, int]]
-               ) -> tuple[frozenset[int], int, int]:  # fmt: skip
+    def _after(self, node: Node, inline: dict[int, Inline]) -> Inline:
         closure, cost, reads = inline[id(node.srcs[0])]
         return closure | {id(node)}, cost, reads
 
-    def _is_root(self, node: Node, cost: int, reads: int, readers: int) -> bool:
+    def _is_root(self, node: Node, cost: int, reads: float, readers: int) -> bool:
         if id(node) in self.targets or node.op.kind == ops.REDUCE:
             return True
         if node.op.kind != ops.ELEMENTWISE or id(node) in self.glued:
             return False
         if not self.fusion:
             return True
-        return readers > 1 and reads > 0 and (cost > CHEAP or reads > 2)
+        return readers > 1 and reads > 0 and (cost > cheap(reads) or reads > 2)
 
-    def _store_before_repeat(
-        self, node: Node, cost: int, inline: dict[int, tuple[frozenset[int], int, int]]
-    ) -> None:
+    def _store_before_repeat(self, node: Node, cost: int, inline: dict[int, Inline]) -> None:
         """A costly value that is about to be read several times along new axes is stored."""
         source = node.srcs[0]
         path = [node]
         while source.op.kind == ops.VIEW and source.buffer is None:
             path.append(source)
             source = source.srcs[0]
-        dear = cost > CHEAP and not is_leaf(source) and source.op.kind == ops.ELEMENTWISE
-        if dear and id(source) not in self.roots and inline[id(source)][2]:
+        reads = inline[id(source)][2]
+        dear = cost > cheap(reads) and not is_leaf(source) and source.op.kind == ops.ELEMENTWISE
+        if dear and id(source) not in self.roots and reads:
             self.roots[id(source)] = source
             inline[id(source)] = (frozenset(), 0, 1)
             for view in reversed(path[1:]):
                 inline[id(view)] = self._after(view, inline)
 
-    def _cut(self, node: Node, inline: dict[int, tuple[frozenset[int], int, int]]) -> None:
+    def _cut(self, node: Node, inline: dict[int, Inline]) -> None:
         """Store the largest operands, so that no kernel's body grows without bound."""
         for src in sorted(node.srcs, key=lambda s: -len(inline[id(s)][0])):
             if len(inline[id(src)][0]) > MAX_INLINE // 3:
@@ -367,6 +375,11 @@ class Fuser:
             wanted.update(group.reads)
         for group in self.groups:
             group.stored = [m for m in group.members if id(m) in wanted]
+
+
+def cheap(reads: float) -> int:
+    """Return the cost up to which a value with so many reads per element is recomputed."""
+    return CHEAP if reads > RARE else CHEAP_AND_RARE
 
 
 def is_leaf(node: Node) -> bool:

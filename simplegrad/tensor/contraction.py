@@ -18,7 +18,7 @@ from simplegrad import dtypes, ops
 from simplegrad.errors import ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
-from simplegrad.graph.node import Node
+from simplegrad.graph.node import Node, make
 from simplegrad.tensor.core import Core, common, lift, normalize_axes
 from simplegrad.tensor.indexing import Indexing
 
@@ -225,9 +225,23 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     nodes = common("einsum", ops.WHERE.kinds, *operands)
     if nodes[0].dtype.kind == "b":
         nodes = tuple([build.cast(n, dtypes.default_int) for n in nodes])
-    *labels, output = parse(subscripts, tuple([n.shape for n in nodes]))
     inputs = [v._node for v in operands if isinstance(v, Core)]
-    return lift(contract(nodes, labels, output), *inputs)
+    key = (subscripts, *[n.kind.spec for n in nodes])
+    known = _single_steps.get(key)
+    if known is not None:
+        return lift(make(ops.EINSUM, nodes, known), *inputs)
+    *labels, output = parse(subscripts, tuple([n.shape for n in nodes]))
+    node = contract(nodes, labels, output)
+    if node.op is ops.EINSUM and node.srcs == nodes:
+        if len(_single_steps) > _MAX_SINGLE_STEPS:
+            _single_steps.clear()
+        _single_steps[key] = node.arg
+    return lift(node, *inputs)
+
+
+_MAX_SINGLE_STEPS = 10_000
+_single_steps: dict[tuple[Any, ...], Any] = {}
+"""The EINSUM argument of calls that come to one such node over the operands as they are."""
 
 
 class Contraction(Indexing):
