@@ -26,6 +26,7 @@ from simplegrad.compiler.emit import Body, Kept, Target
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
+from simplegrad.compiler.prefetch import LINE, MACRO, Fetch, fetches, reads_ahead
 
 _MIN_WORK = 1 << 14
 """Elements worth a work-item of their own."""
@@ -33,8 +34,10 @@ _PER_UNIT = 8
 """Work-items per compute unit, so that a slow one does not hold up the rest."""
 _FEW = 16
 """Reduced elements up to which `columns` beats `strips`."""
-_STRIP = 1024
-"""Most results of a strip: 4 KiB of float accumulators, rows read in runs of as much."""
+_STRIP = 2048
+"""Most results of a strip: 8 KiB of float accumulators, rows read in runs of as much."""
+_ROWS = 4
+"""Rows of a strip read at a time, to spare reads and writes of the accumulators."""
 _MOST_KEPT = 8192
 """Elements of a row up to which a dear value is kept in a private array."""
 
@@ -123,11 +126,15 @@ class _Renderer(Nest):
         pieces = math.ceil(wanted / max(units, 1)) if units < wanted else 1
         block = math.ceil(lane.extent / pieces)
         if self.form == "strips":
-            block = min(block, _STRIP)
+            # Long runs along a row matter more than many units: a row apart is a page apart.
+            block = min(max(block, math.ceil(lane.extent / self._units_at_least(units))), _STRIP)
         if block < lane.extent:
             step = self.width * 4 if block >= self.width * 16 else self.width
             block = math.ceil(block / step) * step
         return block, max(1, math.ceil(lane.extent / block))
+
+    def _units_at_least(self, units: int) -> int:
+        return max(1, math.ceil(self.target.compute_units / max(units, 1)))
 
     def _open_units(self, axes: list[Var], blocks: int, units: int, chunk: int, groups: int) -> int:
         """Open the loop over a work-item's units; return the number of scopes opened."""
@@ -232,6 +239,8 @@ class _Renderer(Nest):
     def _rows(self, begin: str, end: str, block: int, blocks: int) -> None:
         e, kernel = self.e, self.kernel
         kept = kept_values(kernel, self.stages, e.deps) if self._may_keep() else []
+        assert self.lane is not None
+        ahead = fetches(kernel, self.stages, self.lane) if self._may_keep() else {}
         for number, stage in enumerate(self.stages):
             keep = [value for first, value in kept if first == number]
             arrays = [self._array(value) for value in keep]
@@ -243,7 +252,8 @@ class _Renderer(Nest):
                 )
                 for i in stage.reductions
             }
-            self._row_loops(stage, sums, copies, list(zip(keep, arrays, strict=True)))
+            stored = list(zip(keep, arrays, strict=True))
+            self._row_loops(stage, sums, copies, stored, ahead.get(number, []))
             e.arrays.update({id(v): a for v, a in zip(keep, arrays, strict=True)})
             self._fold(sums)
         for output in self.outer_outputs:
@@ -277,6 +287,7 @@ class _Renderer(Nest):
         sums: dict[int, _Accumulator],
         copies: int,
         keep: list[tuple[Value, Kept]],
+        ahead: list[Fetch],
     ) -> None:
         e, lane = self.e, self.lane
         assert lane is not None
@@ -285,6 +296,9 @@ class _Renderer(Nest):
             self.open_loop(var, *self.range(var))
 
         def step(lanes: int, copy: int) -> None:
+            for fetch in ahead if lanes > 1 else ():
+                if copy * lanes * fetch.itemsize % LINE == 0:
+                    self._prefetch(fetch)
             for value, kept in keep:
                 text, place = e.value(value, lanes), e.kept_place(kept)
                 e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {text};")
@@ -296,6 +310,11 @@ class _Renderer(Nest):
         self._lane_loop(*self.range(lane), copies, False, step)
         for _ in others:
             e.close()
+
+    def _prefetch(self, fetch: Fetch) -> None:
+        self.e.helpers[MACRO] = None
+        place = f"${fetch.arg} + {self.e.index(fetch.index)}"
+        self.e.line(f"SG_PREFETCH({place}, {int(fetch.writes)});")
 
     def _fold(self, sums: dict[int, _Accumulator]) -> None:
         finished = {}
@@ -343,26 +362,26 @@ class _Renderer(Nest):
     def _strip_rows(
         self, stage: Stage, arrays: dict[int, list[Kept]], begin: str, end: str
     ) -> None:
-        """Stream the rows; several at a time, to spare reads and writes of the accumulators."""
+        """Stream the rows, several at a time."""
         e, axes = self.e, self.kernel.reduce
         for var in axes[:-1]:
             self.open_loop(var, *self.range(var))
         last = axes[-1]
         first, stop = self.range(last)
-        name, rows = e.fresh(e.name(last)), 4 if last.extent >= 8 else 1
+        name, rows = e.fresh(e.name(last)), _ROWS if last.extent >= 2 * _ROWS else 1
         e.line(f"{self.int_type} {name} = {first};")
         for count in (rows, 1) if rows > 1 else (1,):
             head = f"for (; {name} + {count} <= {stop}; {name} += {count})"
             e.open(head if count > 1 else f"for (; {name} < {stop}; ++{name})")
             texts = [name, *[f"({name} + {k})" for k in range(1, count)]]
             step = partial(self._strip_step, stage, arrays, texts)
-            self._lane_loop(begin, end, 1, False, step)
+            self._lane_loop(begin, end, 2 if count > 1 else 1, False, step)
             e.close()
         for _ in axes[:-1]:
             e.close()
 
     def _strip_step(
-        self, stage: Stage, arrays: dict[int, list[Kept]], texts: list[str], lanes: int, _: int
+        self, stage: Stage, arrays: dict[int, list[Kept]], texts: list[str], lanes: int, copy: int
     ) -> None:
         e, last = self.e, self.kernel.reduce[-1]
         for i in range(len(self.kernel.reductions)):
@@ -375,8 +394,13 @@ class _Renderer(Nest):
                 load = e.private(kept.array, place, kept.ctype, lanes)
                 e.line(f"{vector(kept.ctype, lanes)} {fresh} = {load};")
                 names[i].append(fresh)
+        values = [self.kernel.reductions[i].value for i in stage.reductions]
+        ahead = reads_ahead(self.kernel, values, self.lane, last, 2 * _ROWS) if lanes > 1 else []
         for text in texts:
             e.open("", {last: (text, 1)})
+            for fetch in ahead if len(texts) > 1 else ():
+                if copy * lanes * fetch.itemsize % LINE == 0:
+                    self._prefetch(fetch)
             for i in arrays:
                 self.take(i, names[i], lanes)
             for output in stage.outputs:

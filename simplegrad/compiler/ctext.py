@@ -173,7 +173,11 @@ def operation(
         test = texts[0] if scalar_test else as_mask(texts[0], dtype.compute, lanes)
         return f"({test} ? {texts[1]} : {texts[2]})", []
     ctype = vector(source.compute, lanes)
-    if op is ABS and not source.is_float:  # abs() gives the unsigned type; low wraps to itself
+    if op is ABS and source.is_float:  # the sign bit cleared: PoCL's fabs() is a real call
+        mask = "0x7ffffffffffffffful" if source.compute == "double" else "0x7fffffffu"
+        bits = vector(_UNSIGNED[width(source.compute)], lanes)
+        return f"as_{ctype}(as_{bits}({texts[0]}) & {mask})", []
+    if op is ABS:  # abs() gives the unsigned type; low wraps to itself
         if source.kind == "u":
             return texts[0], []
         return (f"({ctype})abs({texts[0]})" if lanes == 1 else f"as_{ctype}(abs({texts[0]}))"), []
@@ -203,7 +207,9 @@ def exponential(text: str, lanes: int) -> tuple[str, list[str]]:
     the exponent of p; elsewhere 2**n goes in as two factors.
     """
     f, i = vector("float", lanes), vector("int", lanes)
-    name, tests = f"sg_exp_{f}", [f"  {i} normal{lanes} = fabs(x) <= 87.0f;  /* NaN is not */"]
+    name = f"sg_exp_{f}"
+    # Bits compared as integers: |x| <= 87, and NaN is greater. PoCL's fabs() is a real call.
+    tests = [f"  {i} normal{lanes} = (as_{i}(x) & 0x7fffffff) <= 0x42ae0000;  /* |x| <= 87 */"]
     while lanes > 1:
         lanes //= 2
         lo, hi = ("lo", "hi") if lanes > 1 else ("s0", "s1")

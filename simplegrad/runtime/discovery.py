@@ -10,13 +10,11 @@ lists; glibc's ld.so.cache, in which the paths stand as plain text.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
 import os
 import re
 import site
 import sys
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -205,6 +203,9 @@ def _write_entries(entries: dict[str, str]) -> Path:
 
     It outlives the process, since child processes inherit the variable that names it.
     """
+    import hashlib  # both take a while to load, and most machines never come here
+    import tempfile
+
     digest = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()[:16]
     places = [Path(tempfile.gettempdir()) / f"simplegrad-{os.getuid()}-drivers-{digest}"]
     if settings.current().cache:

@@ -7,13 +7,12 @@ is one that somebody else could have written into: what it holds runs on the dev
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from simplegrad import settings
 
@@ -38,11 +37,11 @@ counters = Counters()
 
 def key_of(*parts: str) -> str:
     """Return a file name for everything that determines an entry."""
-    digest = hashlib.sha256(_FORMAT.encode())
+    digest = _sha256(_FORMAT.encode())
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part.encode())
-    return digest.hexdigest()
+    return str(digest.hexdigest())
 
 
 def get(kind: str, key: str) -> bytes | None:
@@ -55,7 +54,7 @@ def get(kind: str, key: str) -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
-    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+    if _sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
         drop(kind, key)
         return None
     with suppress(OSError):
@@ -70,10 +69,10 @@ def put(kind: str, key: str, payload: bytes) -> None:
     path = _path(kind, key)
     with suppress(OSError):
         make_private(path.parent)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        handle, temporary = _temporary(path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
+                file.write(_sha256(payload).digest() + payload)
             os.replace(temporary, path)
         except OSError:
             with suppress(OSError):
@@ -123,7 +122,7 @@ def state() -> str:
         for path in (folder, *sorted(folder.iterdir())):
             if path == folder or path.is_dir():
                 check_private(path)
-        handle, temporary = tempfile.mkstemp(dir=folder)
+        handle, temporary = _temporary(folder)
         os.close(handle)
         os.unlink(temporary)
         entries = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
@@ -134,6 +133,18 @@ def state() -> str:
 
 def _path(kind: str, key: str) -> Path:
     return settings.cache_folder() / kind / key
+
+
+def _sha256(data: bytes) -> Any:
+    import hashlib  # loads OpenSSL: not before something is compiled
+
+    return hashlib.sha256(data)
+
+
+def _temporary(folder: Path) -> tuple[int, str]:
+    import tempfile  # a twentieth of `import simplegrad`
+
+    return tempfile.mkstemp(dir=folder)
 
 
 def _shrink(folder: Path) -> None:

@@ -114,7 +114,7 @@ class Composites(Contraction):
         Tensor([0.5, 0.5], dtype=float32)
         """
         e = self._shifted(axis).exp()
-        return e.div(e.sum(axis, True))
+        return e.mul(e.sum(axis, True).reciprocal())
 
     def logsoftmax(self, axis: Any = -1) -> Tensor:
         """Return log(softmax(x)) along `axis`, exact where softmax is tiny."""
