@@ -9,18 +9,17 @@ place through whatever views, and prologue and epilogue are part of the loads an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from simplegrad import ops
-from simplegrad.compiler.access import parameter
 from simplegrad.compiler.axes import dependences, walk
+from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter, Target
-from simplegrad.compiler.groups import Rewriter
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import APPLY, LOAD, Kernel, Value
-from simplegrad.compiler.sources import kernel_source
+from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
 
 _TINY = 4
@@ -80,22 +79,10 @@ def _group(kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var]) -
     related += [o.index for o in kernel.outputs]
     n_axes = _mergeable_tail(n_axes, related)
     batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes]
-    axes = [_flat("b", batch_axes), _flat("m", m_axes), _flat("n", n_axes)]
-    k = _flat("k", kernel.reduce)
-    changes: dict[Var, Index] = {}
-    for var, parts in zip((*axes, k), (batch_axes, m_axes, n_axes, kernel.reduce), strict=True):
-        rest = Index(((var, 1),), 0) if var.extent > 1 else Index.of(0)
-        for part in reversed(parts):
-            changes[part] = rest % part.extent if part is not parts[0] else rest
-            rest = rest // part.extent
-    rewriter = Rewriter(dict(changes))
-    new = rewriter.kernel(kernel, tuple(axes), (k,))
-    batch, m, n = axes
+    groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
+    rewriter, (batch, m, n, k) = flattened(groups)
+    new = rewriter.kernel(kernel, (batch, m, n), (k,))
     return Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
-
-
-def _flat(name: str, axes: Sequence[Var]) -> Var:
-    return Var(name, size_of(tuple(v.extent for v in axes)))
 
 
 def _mergeable_tail(axes: list[Var], indices: list[Index]) -> list[Var]:
@@ -160,7 +147,7 @@ def _cpu(product: Product, target: Target) -> Body:
     else:
         stem, tiles, groups = _skinny(product, target)
         a_unit = a_unit if a_unit == 1 else 0
-    holes = _filled(product, lanes, a_unit, b_unit)
+    holes = _filled(product, target, lanes, a_unit, b_unit)
     defines = _extents(product) | {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
     return _body(product, holes.program(stem, defines), groups, 1)
 
@@ -224,7 +211,7 @@ def _gpu(product: Product, target: Target) -> Body:
         "VW": lanes, "TM": tile, "TN": tile, "WM": side, "WN": side,
         "A_UNIT": a_unit, "B_UNIT": b_unit,
     }  # fmt: skip
-    text = _filled(product, lanes, a_unit, b_unit).program("einsum_gpu", defines)
+    text = _filled(product, target, lanes, a_unit, b_unit).program("einsum_gpu", defines)
     groups = batch * -(-m // tile) * -(-n // tile)
     return _body(product, text, groups, side * side)
 
@@ -236,18 +223,24 @@ def _extents(product: Product) -> dict[str, object]:
     return defines
 
 
-def _filled(product: Product, lanes: int, a_unit: int, b_unit: int) -> Holes:
+def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: int) -> Holes:
     """Return the holes of a template; A_UNIT and B_UNIT name the axes of vector loads."""
-    holes = Holes(product, lanes)
-    holes.load("LOAD_A", product.a, ("b", "m", "k"), "")
-    holes.load("LOAD_B", product.b, ("b", "k", "n"), "")
+    axes = {"b": product.batch, "m": product.m, "n": product.n, "at_k": product.k}
+    holes = Holes(product.kernel, axes, lanes, target.family)
+    holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
+    holes.load("LOAD_B", product.b, ("b", "at_k", "n"))
     if a_unit:
-        holes.load("LOAD_A_V", product.a, ("b", "m", "k"), " km"[a_unit])
+        holes.load("LOAD_A_V", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit])
     if b_unit:
-        holes.load("LOAD_B_V", product.b, ("b", "k", "n"), " kn"[b_unit])
-    holes.store("STORE", "")
-    holes.store("STORE_V", "n")
+        holes.load("LOAD_B_V", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit])
+    for hole, wide in (("STORE", ""), ("STORE_V", "n")):
+        ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)
+        holes.store(hole, ("b", "m", "n"), wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
     return holes
+
+
+def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
+    emitter.bind(0, "acc", lanes if wide else 1)
 
 
 def _body(product: Product, text: str, groups: int, group_size: int) -> Body:
@@ -256,80 +249,3 @@ def _body(product: Product, text: str, groups: int, group_size: int) -> Body:
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=groups,
         group_size=group_size, template=text,
     )  # fmt: skip
-
-
-_PARAMETERS = {"b": "b", "m": "m", "n": "n", "k": "at_k"}
-"""Names in the functions below; the emitter calls its own loops' variable k."""
-
-
-class Holes:
-    """The functions that a template calls to load and store."""
-
-    def __init__(self, product: Product, lanes: int) -> None:
-        self.product, self.lanes = product, lanes
-        self.functions: list[str] = []
-        self.helpers: dict[str, None] = {}
-        self.macros: dict[str, str] = {}
-        kernel = product.kernel
-        self.parameters = ", ".join(parameter(a.name, a.role, a.dtype) for a in kernel.args)
-        self.names = ", ".join(a.name for a in kernel.args)
-        self.vars = {"b": product.batch, "m": product.m, "n": product.n, "k": product.k}
-
-    def _argument(self, match: re.Match[str]) -> str:
-        return self.product.kernel.args[int(match.group(1))].name
-
-    def _emitter(self, along: str, wide: str) -> Emitter:
-        emitter = Emitter(self.product.kernel)
-        bound = {
-            v: (_PARAMETERS[name], self.lanes if name == wide else 1)
-            for name, v in self.vars.items()
-            if name in along
-        }
-        emitter.open("", bound)
-        return emitter
-
-    def load(self, hole: str, value: Value, along: tuple[str, ...], wide: str) -> None:
-        """Define a hole that returns a factor at a position, in lanes along `wide`."""
-        emitter = self._emitter("".join(along), wide)
-        lanes = self.lanes if wide else 1
-        result = emitter.value(value, lanes)
-        ctype = value.dtype.compute + (str(lanes) if lanes > 1 else "")
-        own = [f"{emitter.int_type} {_PARAMETERS[v]}" for v in along]
-        self._function(hole, ctype, own, along, emitter, f"return {result};")
-
-    def store(self, hole: str, wide: str) -> None:
-        """Define a hole that takes a finished sum through the epilogue to the outputs."""
-        emitter = self._emitter("bmn", wide)
-        lanes = self.lanes if wide else 1
-        emitter.bind(0, "acc", lanes)
-        for output in self.product.kernel.outputs:
-            emitter.store(output, lanes)
-        ctype = self.product.kernel.reductions[0].value.dtype.compute
-        ctype += str(lanes) if lanes > 1 else ""
-        own = [f"{emitter.int_type} {v}" for v in "bmn"] + [f"{ctype} acc"]
-        self._function(hole, "void", own, ("b", "m", "n", "acc"), emitter, "")
-
-    def _function(
-        self, hole: str, ctype: str, own: list[str], names: Sequence[str], emitter: Emitter,
-        last: str,
-    ) -> None:  # fmt: skip
-        emitter.close()
-        self.helpers.update(emitter.helpers)
-        name = "sg_" + hole.lower()
-        lines = [*emitter.finish(), *([last] if last else [])]
-        lines = [re.sub(r"\$(\d+)", self._argument, line) for line in lines]
-        head = f"static inline {ctype} {name}({', '.join([self.parameters, *own])})"
-        self.functions.append("\n".join([head, "{", *["  " + x for x in lines], "}"]))
-        arguments = ", ".join(names)
-        self.macros[f"{hole}({arguments})"] = f"{name}({self.names}, {arguments})"
-
-    def program(self, stem: str, defines: dict[str, object]) -> str:
-        """Return the whole program: parameters, functions, then the template as it stands."""
-        lines = [f"// {self.product.kernel.name}: filled from kernels/{stem}.cl"]
-        lines += [f"#define {k} {v}" for k, v in defines.items()]
-        lines.append(f"#define KERNEL_NAME {self.product.kernel.name}")
-        lines.append(f"#define PARAMS {self.parameters}")
-        lines += [f"#define {k} {v}" for k, v in self.macros.items()]
-        if any(a.dtype.compute == "double" for a in self.product.kernel.args):
-            lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
-        return "\n".join([*lines, *self.helpers, *self.functions, kernel_source(stem)])

@@ -26,7 +26,7 @@ from simplegrad.compiler.emit import Body, Kept, Target
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
-from simplegrad.compiler.prefetch import LINE, MACRO, Fetch, fetches, reads_ahead
+from simplegrad.compiler.prefetch import LINE, Fetch, fetches, reads_ahead
 
 _MIN_WORK = 1 << 14
 """Elements worth a work-item of their own."""
@@ -240,7 +240,8 @@ class _Renderer(Nest):
         e, kernel = self.e, self.kernel
         kept = kept_values(kernel, self.stages, e.deps) if self._may_keep() else []
         assert self.lane is not None
-        ahead = fetches(kernel, self.stages, self.lane) if self._may_keep() else {}
+        may = self.target.prefetch and self._may_keep()
+        ahead = fetches(kernel, self.stages, self.lane) if may else {}
         for number, stage in enumerate(self.stages):
             keep = [value for first, value in kept if first == number]
             arrays = [self._array(value) for value in keep]
@@ -312,9 +313,8 @@ class _Renderer(Nest):
             e.close()
 
     def _prefetch(self, fetch: Fetch) -> None:
-        self.e.helpers[MACRO] = None
         place = f"${fetch.arg} + {self.e.index(fetch.index)}"
-        self.e.line(f"SG_PREFETCH({place}, {int(fetch.writes)});")
+        self.e.line(f"__builtin_prefetch({place}, {int(fetch.writes)});")
 
     def _fold(self, sums: dict[int, _Accumulator]) -> None:
         finished = {}
@@ -395,10 +395,11 @@ class _Renderer(Nest):
                 e.line(f"{vector(kept.ctype, lanes)} {fresh} = {load};")
                 names[i].append(fresh)
         values = [self.kernel.reductions[i].value for i in stage.reductions]
-        ahead = reads_ahead(self.kernel, values, self.lane, last, 2 * _ROWS) if lanes > 1 else []
+        may = self.target.prefetch and lanes > 1 and len(texts) > 1
+        ahead = reads_ahead(self.kernel, values, self.lane, last, 2 * _ROWS) if may else []
         for text in texts:
             e.open("", {last: (text, 1)})
-            for fetch in ahead if len(texts) > 1 else ():
+            for fetch in ahead:
                 if copy * lanes * fetch.itemsize % LINE == 0:
                     self._prefetch(fetch)
             for i in arrays:

@@ -70,6 +70,8 @@ class Target:
     local_bytes: int = 32768
     max_parameter_bytes: int = 1024
     fp64: bool = True
+    prefetch: bool = False
+    """Whether the compiler knows ``__builtin_prefetch``."""
 
 
 @dataclass(frozen=True)

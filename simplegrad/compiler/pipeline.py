@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from simplegrad import ops, settings
-from simplegrad.compiler import contraction, cpu, gpu
+from simplegrad.compiler import as_strided, contraction, cpu, gpu
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body, Target
@@ -159,6 +159,9 @@ def render(kernel: Kernel, target: Target) -> Body:
     product = contraction.match(kernel, target)
     if product is not None:
         return contraction.render(product, target)
+    turned = as_strided.match(kernel, target)
+    if turned is not None:
+        return as_strided.render(turned, target)
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
 
 

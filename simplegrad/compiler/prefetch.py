@@ -16,11 +16,6 @@ from simplegrad.compiler.kernel import LOAD, Kernel, Value
 
 LINE = 64
 """Bytes of a cache line."""
-MACRO = """#ifdef __clang__
-#define SG_PREFETCH(place, write) __builtin_prefetch(place, write)
-#else
-#define SG_PREFETCH(place, write)
-#endif"""
 
 
 @dataclass(frozen=True)

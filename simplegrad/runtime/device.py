@@ -28,6 +28,7 @@ class Limits:
     fp16: bool
     """Whether half is an arithmetic type; as a storage type it is there on every device."""
     subgroups: bool
+    prefetch: bool = False
 
 
 class Device(ABC):

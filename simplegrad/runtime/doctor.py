@@ -60,7 +60,7 @@ def _device(info: select.DeviceInfo) -> list[str]:
         limits = select.open_device(info.selector).limits
     except (DeviceError, select.driver_error()) as error:
         return [head, f"{'':22} cannot be opened: {error}"]
-    able = [n for n in ("fp64", "fp16", "subgroups") if getattr(limits, n)]
+    able = [n for n in ("fp64", "fp16", "subgroups", "prefetch") if getattr(limits, n)]
     return [
         head,
         f"{'':22} {limits.compute_units} compute units, {limits.global_bytes / 2**30:.1f} GiB, "

@@ -73,6 +73,7 @@ class OpenCLDevice(Device):
             fp64=can.fp64,
             fp16=can.fp16,
             subgroups=can.subgroups,
+            prefetch=can.prefetch,
         )
 
     # Memory -------------------------------------------------------------------------------------

@@ -60,6 +60,7 @@ _PROBES = {
         5.0,
         "cl_khr_subgroups",
     ),
+    "prefetch": _Probe("__builtin_prefetch(x + 7, 0);\ny[0] = x[7];", 7.0),
 }
 
 
@@ -70,6 +71,8 @@ class Capabilities:
     fp64: bool
     fp16: bool
     subgroups: bool
+    prefetch: bool
+    """Whether the compiler takes clang's ``__builtin_prefetch``; asked of CPUs only."""
 
 
 def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> Capabilities:
@@ -91,7 +94,7 @@ def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> 
             f"open: {identity} gives wrong results for float16 vectors or 64-bit integers; update "
             "the driver, or choose another device with SIMPLEGRAD_DEVICE"
         )
-    found = Capabilities(*[works.get(n, False) for n in ("fp64", "fp16", "subgroups")])
+    found = Capabilities(*[works.get(n, False) for n in Capabilities.__annotations__])
     program_cache.put("probes", key, json.dumps(asdict(found)).encode())
     return found
 
@@ -105,7 +108,8 @@ def _worth_running(raw: Any) -> list[str]:
     listed = raw.extensions
     if "nvidia" in raw.platform.name.lower():
         listed += " cl_khr_fp16"
-    return [n for n, p in _PROBES.items() if p.extension.removesuffix("s") in listed]
+    names = [n for n, p in _PROBES.items() if p.extension.removesuffix("s") in listed]
+    return [n for n in names if n != "prefetch" or raw.type & 2]  # CL_DEVICE_TYPE_CPU
 
 
 def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> dict[str, bool]:
@@ -122,11 +126,15 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
     for name in names:
         result = np.zeros(_ITEMS, np.float32)
         y = cl.Buffer(context, flags, hostbuf=result)
-        kernel = cl.Kernel(program, f"probe_{name}")
-        kernel.set_arg(0, x)
-        kernel.set_arg(1, y)
-        cl.enqueue_nd_range_kernel(queue, kernel, (_ITEMS,), (_ITEMS,))
-        cl.enqueue_copy(queue, result, y, is_blocking=True)
+        try:
+            kernel = cl.Kernel(program, f"probe_{name}")
+            kernel.set_arg(0, x)
+            kernel.set_arg(1, y)
+            cl.enqueue_nd_range_kernel(queue, kernel, (_ITEMS,), (_ITEMS,))
+            cl.enqueue_copy(queue, result, y, is_blocking=True)
+        except cl.Error:  # what a compiler let pass may be missing when the kernel is made
+            works[name] = False
+            continue
         works[name] = bool(result[0] == _PROBES[name].expected)
     return works
 

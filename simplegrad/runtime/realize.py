@@ -132,6 +132,7 @@ def target_of(device: OpenCLDevice) -> Target:
         local_bytes=limits.local_bytes,
         max_parameter_bytes=limits.max_parameter_bytes,
         fp64=limits.fp64,
+        prefetch=limits.prefetch,
     )
 
 

@@ -26,7 +26,7 @@ discovery.prepare()
 cl = pytest.importorskip("pyopencl")
 
 TARGETS = {
-    "cpu8": Target("cpu", 8, 2),
+    "cpu8": Target("cpu", 8, 2, prefetch=True),
     "cpu16": Target("cpu", 16, 4),
     "gpu": Target("gpu", 4, 2, 256, 32768),
 }

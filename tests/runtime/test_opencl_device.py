@@ -231,7 +231,9 @@ def probed(device: Any, cl: Any, raw: Any = None) -> probe.Capabilities:
 
 def test_probes_run_once_and_are_remembered(cl_device: Any, tmp_path: Any) -> None:
     limits = cl_device.limits
-    known = probe.Capabilities(limits.fp64, limits.fp16, limits.subgroups)
+    known = probe.Capabilities(
+        limits.fp64, limits.fp16, limits.subgroups, limits.prefetch
+    )
     with settings.override(cache_dir=str(tmp_path)):
         counting = Counting(cl_device._cl)
         assert probed(cl_device, counting) == known
@@ -250,7 +252,9 @@ def test_what_is_refused_alone_leaves_the_others(cl_device: Any, tmp_path: Any) 
     limits = cl_device.limits
     with settings.override(cache_dir=str(tmp_path)):
         found = probed(cl_device, Counting(cl_device._cl, refused="double"))
-    assert found == probe.Capabilities(False, limits.fp16, limits.subgroups)
+    assert found == probe.Capabilities(
+        False, limits.fp16, limits.subgroups, limits.prefetch
+    )
 
 
 def test_listed_is_not_enough(
@@ -279,6 +283,7 @@ class NVIDIA:
     """A device record as NVIDIA's driver gives it."""
 
     extensions = "cl_khr_fp64 cl_khr_int64_base_atomics"
+    type = 4
 
     class platform:
         name = "NVIDIA CUDA"
@@ -286,9 +291,9 @@ class NVIDIA:
 
 def test_which_probes_are_worth_running() -> None:
     assert probe._worth_running(NVIDIA) == ["basic", "fp64", "fp16"]
-    intel = type("Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA})
+    intel = type("Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA, "type": 2})
     intel.platform = type("P", (), {"name": "Intel(R) OpenCL"})  # type: ignore[attr-defined]
-    assert probe._worth_running(intel) == ["basic", "subgroups"]
+    assert probe._worth_running(intel) == ["basic", "subgroups", "prefetch"]
 
 
 def test_a_device_that_nobody_refers_to_goes(one_cl_device: Any) -> None:

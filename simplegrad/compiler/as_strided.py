@@ -1,0 +1,123 @@
+"""Views whose reads and writes run along different axes: ``kernels/as_strided.cl``.
+
+A view costs nothing where neighbours stay neighbours. Where they do not (a transposed operand of
+an elementwise kernel, a permuted copy), generated loops would read or write one element per cache
+line. Such a kernel is rewritten over a batch and the two axes, and the template reads the operands
+concerned in tiles; everything else is evaluated in the template's store.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+
+from simplegrad.compiler.axes import merge_axes, walk
+from simplegrad.compiler.ctext import width
+from simplegrad.compiler.emit import Body, Emitter, Kept, Target
+from simplegrad.compiler.index import Index, Var
+from simplegrad.compiler.kernel import LOAD, Kernel, Value
+from simplegrad.compiler.template import Holes, flattened
+from simplegrad.graph.infer import size_of
+
+_LEAST_ELEMENTS = 1 << 14
+_LEAST_EXTENT = 8
+_MOST_VIEWS = 3
+_TILE = {1: (64, 64), 2: (64, 64), 4: (32, 64), 8: (32, 32)}
+"""(TI, TJ) of a private tile by bytes of an element: some 8 KiB, in runs of cache lines."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turned:
+    """A kernel over the axes (b, i, j): `views` are read along i, outputs written along j."""
+
+    kernel: Kernel
+    views: list[Value]
+    batch: Var
+    i: Var
+    j: Var
+
+
+def match(kernel: Kernel, target: Target) -> Turned | None:
+    """Return the kernel over its two axes, or None where generated loops serve it as well."""
+    if kernel.reduce or kernel.reductions or not kernel.outputs:
+        return None
+    if size_of(tuple(v.extent for v in kernel.outer)) < _LEAST_ELEMENTS:
+        return None
+    if target.family == "gpu" and target.max_work_group < 256:
+        return None
+    kernel = merge_axes(kernel)
+    along = [v for v in kernel.outer if all(o.index.coefficient(v) == 1 for o in kernel.outputs)]
+    if len(along) != 1 or along[0].extent < _LEAST_EXTENT:
+        return None
+    j = along[0]
+    found = _turned(kernel, j)
+    if not found:
+        return None
+    i = Counter(axis for _, axis in found).most_common(1)[0][0]
+    views = [v for v, axis in found if axis is i]
+    views = [v for v in views if v.dtype.compute == views[0].dtype.compute][:_MOST_VIEWS]
+    rest = [v for v in kernel.outer if v is not i and v is not j]
+    rewriter, (batch, new_i, new_j) = flattened({"b": rest, "i": [i], "j": [j]})
+    new = rewriter.kernel(kernel, (batch, new_i, new_j), ())
+    return Turned(new, [rewriter.value(v) for v in views], batch, new_i, new_j)
+
+
+def _turned(kernel: Kernel, j: Var) -> list[tuple[Value, Var]]:
+    """Return the loads that step over many elements along `j`, with the axis they run along."""
+    found = []
+    for value in walk([o.value for o in kernel.outputs]):
+        if value.form == LOAD and value.index is not None:
+            step = value.index.coefficient(j)
+            if step is None or abs(step) < _LEAST_EXTENT:
+                continue
+            runs = [v for v in kernel.outer if v is not j and value.index.coefficient(v) == 1]
+            if runs and runs[0].extent >= _LEAST_EXTENT:
+                found.append((value, runs[0]))
+    return found
+
+
+def render(turned: Turned, target: Target) -> Body:
+    """Return the filled template of the target's family."""
+    gpu = target.family == "gpu"
+    ctype = turned.views[0].dtype.compute
+    i, j, batch = turned.i.extent, turned.j.extent, turned.batch.extent
+    ti, tj = (32, 32) if gpu else _TILE[width(ctype)]
+    pitch = tj + (1 if gpu else 64 // width(ctype))
+    lanes = target.vector_width
+    axes = {"b": turned.batch, "i": turned.i, "j": turned.j}
+    holes = Holes(turned.kernel, axes, lanes, target.family)
+    for number, view in enumerate(turned.views):
+        holes.load(f"LOAD_{number}", view, ("b", "i", "j"))
+        if not gpu:
+            holes.load(f"LOAD_V_{number}", view, ("b", "i", "j"), "i")
+    given = f"{'__local' if gpu else '__private'} const {ctype} *turned"
+    prepare = partial(_from_tile, turned.views, ti * pitch)
+    holes.store("STORE", ("b", "i", "j"), "", given, prepare)
+    if not gpu:
+        holes.store("STORE_V", ("b", "i", "j"), "j", given, prepare)
+    if not gpu and target.prefetch:
+        for number, view in enumerate(turned.views):
+            assert view.arg is not None and view.index is not None
+            holes.touch(f"AHEAD_{number}", view.arg, view.index, ("b", "i", "j"), False)
+        output = turned.kernel.outputs[0]
+        holes.touch("AHEAD_STORE", output.arg, output.index, ("b", "i", "j"), True)
+    tiles = batch * -(-i // ti) * -(-j // tj)
+    each = 1 if gpu else max(1, tiles // (16 * target.compute_units))
+    defines = {
+        "GPU": int(gpu), "BATCH": batch, "I": i, "J": j, "VIEWS": len(turned.views), "T": ctype,
+        "VW": lanes, "TI": ti, "TJ": tj, "PITCH": pitch, "TILES": each,
+    }  # fmt: skip
+    text = holes.program("as_strided", defines)
+    kernel = turned.kernel
+    return Body(
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=-(-tiles // each),
+        group_size=ti * 8 if gpu else 1, template=text,
+    )  # fmt: skip
+
+
+def _from_tile(views: list[Value], size: int, emitter: Emitter) -> None:
+    """Let the views be read from the tile, whose row and column are the template's business."""
+    for number, view in enumerate(views):
+        offset = f" + {number * size}" if number else ""
+        emitter.arrays[id(view)] = Kept("turned", Index.of(0), offset, view.dtype.compute)
