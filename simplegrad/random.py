@@ -22,7 +22,7 @@ from simplegrad.graph.node import Node
 from simplegrad.tensor.core import as_tensor, become_leaf, find_device, lift, number_node, wrap
 from simplegrad.tensor.generator import Bits, default
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import shape_of
+from simplegrad.tensor.views import extents_of
 
 
 def _float(dtype: Any) -> DType:
@@ -54,7 +54,7 @@ class Generator:
         requires_grad: bool | None = None,
     ) -> Tensor:
         """Return floats evenly spread over ``low … high``, `high` left out."""
-        shape = shape_of("uniform", shape)
+        shape = extents_of("uniform", shape)
         node = self.bits.uniform(shape, _float(dtype), find_device(device))
         return _leaf(_scaled(node, high - low, low), requires_grad)
 
@@ -68,7 +68,7 @@ class Generator:
         requires_grad: bool | None = None,
     ) -> Tensor:
         """Return normally distributed floats (Box and Muller's transform)."""
-        shape = shape_of("normal", shape)
+        shape = extents_of("normal", shape)
         node = self.bits.normal(shape, _float(dtype), find_device(device))
         return _leaf(_scaled(node, std, mean), requires_grad)
 
@@ -90,7 +90,7 @@ class Generator:
         dtype = dtypes.default_int if dtype is None else dtypes.of(dtype)
         if dtype.kind not in "ui" or low < dtype.low or high - 1 > dtype.high:
             raise DTypeError(f"integers: {low} … {high - 1} does not fit {dtype}")
-        shape = shape_of("integers", shape)
+        shape = extents_of("integers", shape)
         words = build.cast(self.bits.bits(shape, find_device(device)), dtypes.uint64)
         # The high word of a 32 by 32 bit product: Lemire, "Fast random integer generation", 2019.
         product = _number(ops.MUL, words, high - low)
@@ -100,7 +100,7 @@ class Generator:
 
     def bernoulli(self, p: float = 0.5, shape: Any = (), device: Any = None) -> Tensor:
         """Return bools that are true with probability `p`."""
-        shape = shape_of("bernoulli", shape)
+        shape = extents_of("bernoulli", shape)
         node = self.bits.uniform(shape, dtypes.float32, find_device(device))
         return _leaf(_number(ops.LESS, node, float(p)), None)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,16 @@ def _parse(key: str, text: str, default: Any) -> Any:
 
 
 _current: Settings | None = None
+_overridden: ContextVar[Settings | None] = ContextVar("settings", default=None)
+"""Per thread and task, so that one's ``with`` block changes nothing for another."""
 
 
 def current() -> Settings:
     """Return the settings in force; the environment is read on the first call."""
     global _current
+    own = _overridden.get()
+    if own is not None:
+        return own
     if _current is None:
         _current = Settings.from_environment()
     return _current
@@ -92,14 +98,13 @@ def current() -> Settings:
 
 @contextmanager
 def override(**changes: Any) -> Iterator[Settings]:
-    """Put changed settings in force inside a ``with`` block."""
-    global _current
-    before = current()
-    _current = replace(before, **changes)
+    """Put changed settings in force inside a ``with`` block, for this thread or task."""
+    changed = replace(current(), **changes)
+    token = _overridden.set(changed)
     try:
-        yield _current
+        yield changed
     finally:
-        _current = before
+        _overridden.reset(token)
 
 
 def cache_folder() -> Path:

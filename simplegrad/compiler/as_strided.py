@@ -98,7 +98,8 @@ def render(turned: Turned, target: Target) -> Body:
         holes.store("STORE_V", ("b", "i", "j"), "j", given, prepare)
     if not gpu and target.prefetch:
         for number, view in enumerate(turned.views):
-            assert view.arg is not None and view.index is not None
+            assert view.arg is not None
+            assert view.index is not None
             holes.touch(f"AHEAD_{number}", view.arg, view.index, ("b", "i", "j"), False)
         output = turned.kernel.outputs[0]
         holes.touch("AHEAD_STORE", output.arg, output.index, ("b", "i", "j"), True)

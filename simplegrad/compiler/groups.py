@@ -51,6 +51,7 @@ def lower(group: Group, roots: frozenset[int], limits: Limits) -> list[Lowered]:
         position = group.position(member)
         if member.op.kind == ops.REDUCE:
             inner = builder.at(member.srcs[0], everywhere)
+            builder.computed[id(member)] = member
             value = builder.value(form=REDUCED, dtype=member.dtype, arg=len(reductions))
             reductions.append(Reduction(member.op, inner, member.dtype))
         else:
@@ -70,8 +71,8 @@ def lower(group: Group, roots: frozenset[int], limits: Limits) -> list[Lowered]:
         reductions=tuple(reductions),
         outputs=tuple(outputs),
         notes={
-            "lines": [m.where for m in group.members],
-            "ops": [m.op.name for m in group.members],
+            "lines": [n.where for n in builder.computed.values()],
+            "ops": [n.op.name for n in builder.computed.values()],
         },
     )
     kernel = split_axes(kernel)

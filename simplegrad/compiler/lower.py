@@ -38,6 +38,8 @@ class Builder:
         self.args: list[Arg] = []
         self.sources: list[Node] = []
         """The node behind each argument."""
+        self.computed: dict[int, Node] = {}
+        """The operations evaluated, operands first, each once."""
         self._positions: dict[int, int] = {}
         self._values: dict[Any, Value] = {}
         self._memo: dict[Any, Value] = {}
@@ -91,6 +93,7 @@ class Builder:
         if node.op.kind == ops.VIEW or node.op is ops.TAKE:
             return self._view(node, position, guards)
         srcs = tuple([self.at(s, position, guards) for s in node.srcs])
+        self.computed[id(node)] = node
         return self.value(form=APPLY, dtype=node.dtype, op=node.op, srcs=srcs)
 
     def _view(self, node: Node, position: Position, guards: tuple[Guard, ...]) -> Value:

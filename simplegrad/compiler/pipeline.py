@@ -77,6 +77,7 @@ def compile_graph(
     order: Sequence[Node], targets: Sequence[Node], target: Target, fusion: bool
 ) -> Program:
     """Return the program that computes `targets`; `order` is their topological order."""
+    _name_lines(order)
     _check_dtypes(order, target)
     limits = device_limits(target)
     canonical = canonicalise(order, targets)
@@ -163,6 +164,14 @@ def render(kernel: Kernel, target: Target) -> Body:
     if turned is not None:
         return as_strided.render(turned, target)
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
+
+
+def _name_lines(order: Sequence[Node]) -> None:
+    """Give the inner nodes of a composite the user's line, which its last node knows."""
+    for node in reversed(order):
+        for source in node.srcs if node.line is not None else ():
+            if source.line is None:
+                source.line = node.line
 
 
 def _check_dtypes(order: Sequence[Node], target: Target) -> None:

@@ -113,7 +113,11 @@ def _permute(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 def _expand(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
     lead = len(arg) - len(shape)
-    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, arg[lead:], strict=True)):
+    if (
+        lead < 0
+        or min(arg, default=0) < 0
+        or any(n not in (1, m) for n, m in zip(shape, arg[lead:], strict=True))
+    ):
         raise ShapeError(f"broadcast_to: shape {shape} does not broadcast to {arg}")
     return arg, dtype
 

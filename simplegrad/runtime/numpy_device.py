@@ -7,6 +7,7 @@ bfloat16 in float32, bfloat16 being kept as float32 numbers that fit. Integers w
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -108,7 +109,8 @@ def _reduce(node: Node, srcs: list[Any]) -> Any:
     assert node.op.numpy is not None
     if node.op in (ops.ARGMAX, ops.ARGMIN):
         kept = [a for a in range(x.ndim) if a not in axes]
-        rows = x.transpose([*kept, *axes]).reshape([x.shape[a] for a in kept] + [-1])
+        shape = [x.shape[a] for a in kept]
+        rows = x.transpose([*kept, *axes]).reshape([*shape, math.prod(x.shape[a] for a in axes)])
         return node.op.numpy(rows, axis=-1).astype(np.int64)
     kind = node.dtype.numpy if node.dtype.kind in "ui" else None
     if x.dtype == np.float16:

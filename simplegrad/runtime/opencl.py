@@ -133,7 +133,7 @@ class OpenCLDevice(Device):
         if host.nbytes:
             self._cl.enqueue_copy(self.queue, host, buffer.raw, is_blocking=True)
         if dtype is dtypes.bfloat16:
-            return (host.astype(np.uint32) << 16).view(np.float32)
+            return np.asarray(host.astype(np.uint32) << 16).view(np.float32)
         return host
 
     def memory_stats(self) -> dict[str, int]:

@@ -41,7 +41,7 @@ def realize(nodes: Sequence[Node]) -> list[Node]:
         if node.device is not device and node.device is not None:
             raise DeviceError(
                 f"realize: {node} lives on {node.device.name}, {wanted[0]} on {device.name}; "
-                "move one with .to(device)"
+                "move one with .to_device(device)"
             )
     if isinstance(device, OpenCLDevice):
         plan = plan_of(order, key, kept, device)

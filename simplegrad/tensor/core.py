@@ -244,7 +244,10 @@ def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     """Return non-negative axes for None (all), an integer or a sequence."""
     if axis is None:
         return tuple(range(ndim))
-    given = (axis,) if hasattr(axis, "__index__") else tuple(axis)
+    try:
+        given = (axis,) if hasattr(axis, "__index__") else tuple(axis)
+    except TypeError:
+        raise ShapeError(f"{name}: axis {axis!r} is neither an integer nor several") from None
     axes = tuple([normalize_axis(name, a, ndim) for a in given])
     if len(set(axes)) != len(axes):
         raise ShapeError(f"{name}: axes {axis} name one axis twice in {ndim} dimensions")

@@ -24,7 +24,7 @@ from simplegrad.tensor.core import (
 )
 from simplegrad.tensor.elementwise import where
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import shape_of
+from simplegrad.tensor.views import extents_of
 
 
 def _dtype(dtype: Any, default: DType | None = None) -> DType:
@@ -36,10 +36,7 @@ def _leaf(node: Node, requires_grad: bool | None) -> Tensor:
 
 
 def _shape(name: str, shape: Any) -> tuple[int, ...]:
-    extents = shape_of(name, shape)
-    if any(n < 0 for n in extents):
-        raise ShapeError(f"{name}: shape {extents} has a negative extent")
-    return extents
+    return extents_of(name, shape)
 
 
 def asarray(

@@ -37,6 +37,14 @@ def shape_of(name: str, shape: Any) -> Shape:
         raise ShapeError(f"{name}: {shape!r} is not a shape of integers") from None
 
 
+def extents_of(name: str, shape: Any) -> Shape:
+    """Return a shape as `shape_of` does; `ShapeError` if an extent is negative."""
+    extents = shape_of(name, shape)
+    if any(n < 0 for n in extents):
+        raise ShapeError(f"{name}: shape {extents} has a negative extent")
+    return extents
+
+
 def _flat(name: str, shape: tuple[Any, ...]) -> Shape:
     return shape_of(name, shape[0] if len(shape) == 1 else shape)
 
@@ -346,12 +354,14 @@ class Views(Elementwise):
         """
         if axis is None:
             return self.flatten().repeat(repeats, 0)
+        axis = normalize_axis("repeat", axis, self.ndim)
         if not hasattr(repeats, "__index__"):
-            counts = [operator.index(r) for r in repeats]
+            counts = extents_of("repeat", repeats)
             if len(counts) != self.shape[axis]:
                 raise ShapeError(f"repeat: {len(counts)} counts for axis {axis} of {self.shape}")
             return self.take([i for i, r in enumerate(counts) for _ in range(r)], axis)  # type: ignore
-        axis = normalize_axis("repeat", axis, self.ndim) + 1
+        (repeats,) = extents_of("repeat", repeats)
+        axis += 1
         shape = self.shape
         node = build.reshape(self._node, (*shape[:axis], 1, *shape[axis:]))
         node = build.broadcast_to(node, (*shape[:axis], repeats, *shape[axis:]))
@@ -376,6 +386,8 @@ class Views(Elementwise):
 
     def diagonal(self, offset: int = 0) -> Tensor:
         """Return the diagonal of the last two axes as the last axis."""
+        if self.ndim < 2:
+            raise ShapeError(f"diagonal: shape {self.shape} has no last two axes")
         *lead, rows, columns = self.shape
         length = max(min(rows + min(offset, 0), columns - max(offset, 0)), 0)
         start = max(offset, 0) - min(offset, 0) * columns

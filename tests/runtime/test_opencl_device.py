@@ -231,9 +231,7 @@ def probed(device: Any, cl: Any, raw: Any = None) -> probe.Capabilities:
 
 def test_probes_run_once_and_are_remembered(cl_device: Any, tmp_path: Any) -> None:
     limits = cl_device.limits
-    known = probe.Capabilities(
-        limits.fp64, limits.fp16, limits.subgroups, limits.prefetch
-    )
+    known = probe.Capabilities(limits.fp64, limits.fp16, limits.subgroups, limits.prefetch)
     with settings.override(cache_dir=str(tmp_path)):
         counting = Counting(cl_device._cl)
         assert probed(cl_device, counting) == known
@@ -252,9 +250,7 @@ def test_what_is_refused_alone_leaves_the_others(cl_device: Any, tmp_path: Any) 
     limits = cl_device.limits
     with settings.override(cache_dir=str(tmp_path)):
         found = probed(cl_device, Counting(cl_device._cl, refused="double"))
-    assert found == probe.Capabilities(
-        False, limits.fp16, limits.subgroups, limits.prefetch
-    )
+    assert found == probe.Capabilities(False, limits.fp16, limits.subgroups, limits.prefetch)
 
 
 def test_listed_is_not_enough(
@@ -291,7 +287,9 @@ class NVIDIA:
 
 def test_which_probes_are_worth_running() -> None:
     assert probe._worth_running(NVIDIA) == ["basic", "fp64", "fp16"]
-    intel = type("Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA, "type": 2})
+    intel = type(
+        "Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA, "type": 2}
+    )
     intel.platform = type("P", (), {"name": "Intel(R) OpenCL"})  # type: ignore[attr-defined]
     assert probe._worth_running(intel) == ["basic", "subgroups", "prefetch"]
 

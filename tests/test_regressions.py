@@ -1,0 +1,75 @@
+"""Faults that were found once, each by a program as short as it gets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import simplegrad as sg
+from simplegrad import Tensor, settings
+from simplegrad.errors import ShapeError
+
+
+@pytest.mark.parametrize("name", ["sin", "cos", "tan"])
+def test_a_huge_lane_leaves_its_neighbours_alone(cl_device: Any, name: str) -> None:
+    x = np.array([0.0015, 1e9, 1e-5, np.inf] + [1.0] * 12, np.float32)
+    with sg.device(cl_device), np.errstate(invalid="ignore"):
+        got = getattr(Tensor(x), name)().numpy()
+        np.testing.assert_allclose(got, getattr(np, name)(x), rtol=1e-5, atol=1e-6)
+
+
+def test_settings_of_one_thread_are_its_own() -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with settings.override(fusion=False):
+            inside.set()
+            leave.wait(5)
+
+    thread = threading.Thread(target=hold)
+    before = settings.current().fusion
+    thread.start()
+    inside.wait(5)
+    assert settings.current().fusion is before
+    leave.set()
+    thread.join()
+    assert settings.current().fusion is before
+
+
+def test_zero_dimensional_bfloat16(cl_device: Any) -> None:
+    with sg.device(cl_device):
+        assert np.asarray(Tensor([1.5, 2.0], dtype="bfloat16").sum()).shape == ()
+
+
+def test_an_empty_argmax() -> None:
+    with sg.device("numpy"):
+        assert sg.zeros((0, 3)).argmax(1).numpy().shape == (0,)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: Tensor([1.0, 2.0]).repeat(-1),
+        lambda: Tensor([1.0, 2.0]).repeat([1, 2], 5),
+        lambda: Tensor([1.0]).tile(-1),
+        lambda: Tensor([1]).one_hot(-3),
+        lambda: Tensor([1.0]).sum(0.5),
+        lambda: Tensor([1.0]).diagonal(),
+        lambda: sg.random.normal((-1,)),
+    ],
+)
+def test_bad_extents_and_axes(call: Callable[[], Any]) -> None:
+    with pytest.raises(ShapeError):
+        call()
+
+
+def test_explain_names_every_operation(one_cl_device: Any) -> None:
+    with sg.device(one_cl_device):
+        x = Tensor(np.ones(8, np.float32))
+        text = str(sg.explain((x * x).exp() + x.softmax()))
+    assert all(f"  {op} " in text for op in ("mul", "exp", "add", "max", "sum"))
+    assert "test_regressions.py" in text
