@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def test_without_a_cache_folder_a_temporary_one_serves(
 ) -> None:
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    monkeypatch.setattr(discovery.tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     path = machine.library("libamdocl64.so")
     if state == "blocked":
         machine.cache.write_text("in the way")
