@@ -53,7 +53,7 @@ class Generator:
         device: Any = None,
         requires_grad: bool | None = None,
     ) -> Tensor:
-        """Return floats evenly spread over ``low … high``, `high` left out."""
+        """Return floats evenly spread over ``low … high``, `high` left out but for rounding."""
         shape = extents_of("uniform", shape)
         node = self.bits.uniform(shape, _float(dtype), find_device(device))
         return _leaf(_scaled(node, high - low, low), requires_grad)

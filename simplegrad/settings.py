@@ -44,8 +44,10 @@ class Settings:
     """Most bytes that one device's pool may hold; 0: as much as the device has."""
     check: bool = False
     """True: checked mode; out-of-range labels and indices are errors, not clamped."""
-    tune: bool = False
-    """True: measure kernel candidates instead of taking the first of the ranked list."""
+
+    def __post_init__(self) -> None:
+        if self.kernels not in ("", "cpu", "gpu"):
+            raise SimplegradError(f"settings: kernels={self.kernels!r} is neither 'cpu' nor 'gpu'")
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:

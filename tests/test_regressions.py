@@ -11,7 +11,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
-from simplegrad.errors import ShapeError
+from simplegrad.errors import ShapeError, SimplegradError
 
 
 @pytest.mark.parametrize("name", ["sin", "cos", "tan"])
@@ -38,6 +38,11 @@ def test_settings_of_one_thread_are_its_own() -> None:
     leave.set()
     thread.join()
     assert settings.current().fusion is before
+
+
+def test_an_unknown_kernel_family() -> None:
+    with pytest.raises(SimplegradError, match=r"banana.*neither"):
+        settings.Settings.from_environment({"SIMPLEGRAD_KERNELS": "banana"})
 
 
 def test_zero_dimensional_bfloat16(cl_device: Any) -> None:
