@@ -183,8 +183,14 @@ class Fuser:
         """Store the largest operands, so that no kernel's body grows without bound."""
         for src in sorted(node.srcs, key=lambda s: -len(inline[id(s)][0])):
             if len(inline[id(src)][0]) > MAX_INLINE // 3:
+                path = []
+                while src.op.kind == ops.VIEW and src.srcs[0].size <= src.size:
+                    path.append(src)  # what a padding surrounds is less to store
+                    src = src.srcs[0]
                 self.roots[id(src)] = src
                 inline[id(src)] = (frozenset(), 0, 1)
+                for view in reversed(path):
+                    inline[id(view)] = self._after(view, inline)
 
     # Groups -------------------------------------------------------------------------------------
 

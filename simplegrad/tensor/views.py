@@ -59,13 +59,21 @@ def pair(name: str, value: Any, rank: int) -> Shape:
     return values
 
 
+_PARTS = 8
+"""Most parts joined by one expression."""
+
+
 def concat_nodes(nodes: Sequence[Node], axis: int) -> Node:
     """Return nodes joined along an axis, by choosing between padded parts.
 
     Values pass unchanged (-0.0 and NaN included), and the whole is one elementwise expression.
     The choices form a balanced tree, so that its depth is the logarithm of the number of parts.
+    Many parts are joined a few at a time, so that no element is padded and copied often.
     """
     nodes = [n for n in nodes if n.shape[axis]] or list(nodes[:1])
+    if len(nodes) > _PARTS:
+        few = [nodes[i : i + _PARTS] for i in range(0, len(nodes), _PARTS)]
+        return concat_nodes([concat_nodes(part, axis) for part in few], axis)
     total = sum(n.shape[axis] for n in nodes)
     parts, ends, start = [], [], 0
     for node in nodes:
