@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from pathlib import Path
@@ -88,7 +89,7 @@ def test_readers_never_see_half_an_entry(folder: Path) -> None:
             if program_cache.get("kind", "key") not in payloads:
                 wrong.append(1)
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=contextvars.copy_context().run, args=(read,))
     reader.start()
     for i in range(200):
         program_cache.put("kind", "key", payloads[i % 4])
