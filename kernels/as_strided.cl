@@ -107,6 +107,13 @@ typedef T_V unaligned_v __attribute__((aligned(sizeof(T))));
 #endif
 
 #define SIZE (TI * PITCH)
+#if VIEWS == 1
+#define TAKE_ALL TAKE(0)
+#elif VIEWS == 2
+#define TAKE_ALL TAKE(0) TAKE(1)
+#else
+#define TAKE_ALL TAKE(0) TAKE(1) TAKE(2)
+#endif
 #define LINE (64 / (int)sizeof(T))
 
 #if GPU
@@ -129,13 +136,7 @@ void KERNEL_NAME(PARAMS)
     const int i0 = number / tiles_j % tiles_i * TI;
     const int b = number / tiles_j / tiles_i;
 
-    TAKE(0)
-#if VIEWS > 1
-    TAKE(1)
-#endif
-#if VIEWS > 2
-    TAKE(2)
-#endif
+    TAKE_ALL
     barrier(CLK_LOCAL_MEM_FENCE);
     for (int r = row; r < TI; r += ROWS)
         if (i0 + r < I && j0 + column < J) {
@@ -185,13 +186,7 @@ void KERNEL_NAME(PARAMS)
         const int next_b = (number + 1) / tiles_j / tiles_i;
         const int height = LESSER(TI, I - i0);
         const int width = LESSER(TJ, J - j0);
-        TAKE(0)
-#if VIEWS > 1
-        TAKE(1)
-#endif
-#if VIEWS > 2
-        TAKE(2)
-#endif
+        TAKE_ALL
         for (int i = 0; i < height; ++i) {
             __private T *from = tile + i * PITCH;
             int j = 0;

@@ -73,7 +73,7 @@ def _binary(name: str, numpy: Callable[..., Any], c: str, cost: int = 1, **field
 # Elementwise, one operand -----------------------------------------------------------------------
 
 NEG = _unary("neg", np.negative, "-{0}", kinds="uif", wraps=True)
-ABS = _unary("abs", np.abs, "fabs({0})", kinds="uif", c_int="({0} < 0 ? -{0} : {0})", wraps=False)
+ABS = _unary("abs", np.abs, "", kinds="uif")  # written by `ctext.operation`
 SIGN = _unary(
     "sign",
     np.sign,

@@ -78,3 +78,41 @@ def test_explain_names_every_operation(one_cl_device: Any) -> None:
         text = str(sg.explain((x * x).exp() + x.softmax()))
     assert all(f"  {op} " in text for op in ("mul", "exp", "add", "max", "sum"))
     assert "test_regressions.py" in text
+
+
+def test_gathered_rows_are_summed_in_strips(cl_device: Any) -> None:
+    """Where a gather decides the place, nothing is fetched ahead."""
+    x = np.random.default_rng(0).standard_normal((50, 64, 256)).astype(np.float32)
+    rows = np.array([3, 7, 49, 0])
+    with sg.device(cl_device):
+        got = Tensor(x, requires_grad=False).take(Tensor(rows), 0).sum(1).numpy()
+    np.testing.assert_allclose(got, x[rows].sum(1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_plan_tells_minus_zero_from_zero(cl_device: Any) -> None:
+    with sg.device(cl_device):
+        x = Tensor(np.ones(4, np.float32), requires_grad=False)
+        signs = [np.signbit(x.mul(v).numpy()[0]) for v in (0.0, -0.0, 0.0, 2.0, 2.0, -2.0)]
+    assert signs == [False, True, False, False, False, True]
+
+
+def test_a_sum_of_two_products_never_stands_in_memory(one_cl_device: Any) -> None:
+    rng = np.random.default_rng(1)
+    a, b = (rng.standard_normal(s).astype(np.float32) for s in ((300, 2), (2, 500)))
+    with sg.device(one_cl_device):
+        x, w = Tensor(a, requires_grad=False), Tensor(b, requires_grad=False)
+        sg.realize(x, w)
+        with sg.Profile() as p:
+            got = (x.einsum("ij,jk->ik", w).relu() * 2.0).sum(axis=0).numpy()
+    assert p.bytes_written < 300 * 500 * 4 / 8
+    np.testing.assert_allclose(got, (np.maximum(a @ b, 0) * 2).sum(0), rtol=1e-4, atol=1e-4)
+
+
+def test_concat_of_many_parts_moves_little(one_cl_device: Any) -> None:
+    with sg.device(one_cl_device):
+        parts = [Tensor(np.full(6, i, np.float32), requires_grad=False) for i in range(600)]
+        sg.realize(*parts)
+        with sg.Profile() as p:
+            got = sg.concat(parts).numpy()
+    np.testing.assert_array_equal(got, np.arange(600).repeat(6))
+    assert p.bytes_written <= 10 * got.nbytes

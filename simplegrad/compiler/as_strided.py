@@ -56,11 +56,21 @@ def match(kernel: Kernel, target: Target) -> Turned | None:
         return None
     i = Counter(axis for _, axis in found).most_common(1)[0][0]
     views = [v for v, axis in found if axis is i]
-    views = [v for v in views if v.dtype.compute == views[0].dtype.compute][:_MOST_VIEWS]
+    views = [v for v in views if v.dtype.compute == views[0].dtype.compute]
+    views = views[: _most_views(views[0], target)]
+    if not views:
+        return None
     rest = [v for v in kernel.outer if v is not i and v is not j]
     rewriter, (batch, new_i, new_j) = flattened({"b": rest, "i": [i], "j": [j]})
     new = rewriter.kernel(kernel, (batch, new_i, new_j), ())
     return Turned(new, [rewriter.value(v) for v in views], batch, new_i, new_j)
+
+
+def _most_views(view: Value, target: Target) -> int:
+    """Return how many tiles fit: a GPU's stand in local memory."""
+    if target.family == "cpu":
+        return _MOST_VIEWS
+    return min(_MOST_VIEWS, target.local_bytes // (32 * 33 * width(view.dtype.compute)))
 
 
 def _turned(kernel: Kernel, j: Var) -> list[tuple[Value, Var]]:

@@ -299,7 +299,7 @@ class _Renderer(Nest):
         def step(lanes: int, copy: int) -> None:
             for fetch in ahead if lanes > 1 else ():
                 if copy * lanes * fetch.itemsize % LINE == 0:
-                    self._prefetch(fetch)
+                    e.prefetch(fetch.arg, fetch.index, fetch.writes)
             for value, kept in keep:
                 text, place = e.value(value, lanes), e.kept_place(kept)
                 e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {text};")
@@ -311,10 +311,6 @@ class _Renderer(Nest):
         self._lane_loop(*self.range(lane), copies, False, step)
         for _ in others:
             e.close()
-
-    def _prefetch(self, fetch: Fetch) -> None:
-        place = f"${fetch.arg} + {self.e.index(fetch.index)}"
-        self.e.line(f"__builtin_prefetch({place}, {int(fetch.writes)});")
 
     def _fold(self, sums: dict[int, _Accumulator]) -> None:
         finished = {}
@@ -401,7 +397,7 @@ class _Renderer(Nest):
             e.open("", {last: (text, 1)})
             for fetch in ahead:
                 if copy * lanes * fetch.itemsize % LINE == 0:
-                    self._prefetch(fetch)
+                    e.prefetch(fetch.arg, fetch.index, fetch.writes)
             for i in arrays:
                 self.take(i, names[i], lanes)
             for output in stage.outputs:

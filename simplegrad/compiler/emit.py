@@ -466,6 +466,11 @@ class Emitter:
         own = vector(self.int_type, lanes)
         return f"({text} >= ({own})({guard.low})) & ({text} < ({own})({guard.high}))"
 
+    def prefetch(self, arg: int, index: Index, writes: bool) -> None:
+        """Ask for an element that will be needed; nothing where a gather decides which."""
+        if not index.tokens():
+            self.line(f"__builtin_prefetch(${arg} + {self.index(index)}, {int(writes)});")
+
     def store(self, output: Output, lanes: int) -> None:
         """Write the value of an output to its place."""
         arg, name, value = self.args[output.arg], f"${output.arg}", output.value

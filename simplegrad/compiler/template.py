@@ -77,7 +77,7 @@ class Holes:
     def touch(self, hole: str, arg: int, index: Index, along: Sequence[str], writes: bool) -> None:
         """Define a hole that asks for an element of an argument ahead of time."""
         emitter = self._emitter(along, "")
-        emitter.line(f"__builtin_prefetch(${arg} + {emitter.index(index)}, {int(writes)});")
+        emitter.prefetch(arg, index, writes)
         self._function(hole, "void", along, "", emitter, "")
 
     def _function(

@@ -38,6 +38,16 @@ def test_values(cl_device: Any, case: str, family: str) -> None:
         np.testing.assert_allclose(result.numpy(), numpy(X, Y, Z), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("family", ["cpu", "gpu"])
+def test_a_gathered_batch(cl_device: Any, family: str) -> None:
+    rows = np.array([3, 7, 1, 0, 19])
+    with settings.override(kernels=family), sg.device(cl_device):
+        z = Tensor(Z.reshape(20, 99, 24), requires_grad=False).take(Tensor(rows), 0)
+        got = z.permute((0, 2, 1)).repeat(8, 0) + 1.0
+        want = Z.reshape(20, 99, 24)[rows].transpose(0, 2, 1).repeat(8, 0) + 1
+        np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "int64", "bool"])
 def test_dtypes(cl_device: Any, dtype: str) -> None:
     with sg.device(cl_device):

@@ -227,3 +227,14 @@ def test_constants_are_exact() -> None:
     assert constant(1e-45, dtypes.float32) == "1e-45f"
     assert constant(0.1, dtypes.float16) == "0.099975586f"
     assert constant(2**64 - 1, dtypes.uint64) == "18446744073709551615ul"
+
+
+def test_prefetch_only_where_the_compiler_knows_it() -> None:
+    def asks(case: kernels.Case, prefetch: bool) -> bool:
+        body = cpu.render(case[0], Target("cpu", 8, 2, prefetch=prefetch))
+        return any("__builtin_prefetch" in line for line in body.lines)
+
+    for case in (kernels.softmax(40, 300), kernels.reduced(ops.SUM, (300, 4096), (0,))):
+        assert asks(case, True)
+        assert not asks(case, False)
+    assert not asks(kernels.chain(5000), True)
