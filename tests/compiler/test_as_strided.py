@@ -17,7 +17,10 @@ Z = RNG.standard_normal((20, 9, 11, 24)).astype(np.float32)
 CASES = {
     "copy": (lambda x, y, z: x.T * 2.0, lambda x, y, z: x.T * np.float32(2)),
     "beside": (lambda x, y, z: x.T + y, lambda x, y, z: x.T + y),
-    "two views": (lambda x, y, z: x.T * (x + 1.0).T, lambda x, y, z: x.T * (x + 1).T),
+    "two views": (
+        lambda x, y, z: x.T[:, :120] - x[30:, ::-1].T,
+        lambda x, y, z: x.T[:, :120] - x[30:, ::-1].T,
+    ),
     "prologue": (lambda x, y, z: x.T.abs() - y, lambda x, y, z: np.abs(x.T) - y),
     "permuted": (
         lambda x, y, z: z.permute((3, 1, 2, 0)) * 1.5,
