@@ -18,8 +18,8 @@ CASES = {
     "copy": (lambda x, y, z: x.T * 2.0, lambda x, y, z: x.T * np.float32(2)),
     "beside": (lambda x, y, z: x.T + y, lambda x, y, z: x.T + y),
     "two views": (
-        lambda x, y, z: x.T[:, :120] - x[30:, ::-1].T,
-        lambda x, y, z: x.T[:, :120] - x[30:, ::-1].T,
+        lambda x, y, z: x.T[:, :140] - x[10:].T,
+        lambda x, y, z: x.T[:, :140] - x[10:].T,
     ),
     "prologue": (lambda x, y, z: x.T.abs() - y, lambda x, y, z: np.abs(x.T) - y),
     "permuted": (
