@@ -18,6 +18,7 @@ from typing import Any
 from simplegrad.errors import SimplegradError
 
 _PREFIX = "SIMPLEGRAD_"
+_PASSES = ("fuse", "lower", "render")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class Settings:
     def __post_init__(self) -> None:
         if self.kernels not in ("", "cpu", "gpu"):
             raise SimplegradError(f"settings: kernels={self.kernels!r} is neither 'cpu' nor 'gpu'")
+        unknown = [name for name in self.debug if name not in _PASSES]
+        if unknown:
+            raise SimplegradError(
+                f"settings: debug={unknown} names no pass; those that print are {list(_PASSES)}"
+            )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> Settings:

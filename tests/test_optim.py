@@ -272,3 +272,14 @@ def test_clipped_gradients_are_what_a_step_takes() -> None:
     optim.SGD([p], 1.0).step()
     assert p.item() == 0.5
     assert math.isfinite(p.grad.item())
+
+
+@pytest.mark.parametrize("bad", [{"learning_rate": -0.1}, {"learning_rate": math.nan}])
+def test_negative_rates_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(sg.SimplegradError, match="learning_rate="):
+        optim.SGD([Tensor([1.0])], **bad)
+
+
+def test_negative_decay_is_refused() -> None:
+    with pytest.raises(sg.SimplegradError, match="weight_decay=-1"):
+        optim.AdamW([Tensor([1.0])], weight_decay=-1.0)

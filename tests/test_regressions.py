@@ -140,3 +140,8 @@ def test_concat_of_many_parts_moves_little(one_cl_device: Any) -> None:
             got = sg.concat(parts).numpy()
     np.testing.assert_array_equal(got, np.arange(600).repeat(6))
     assert p.bytes_written <= 10 * got.nbytes
+
+
+def test_a_pass_that_prints_nothing_is_an_error() -> None:
+    with pytest.raises(sg.SimplegradError, match=r"\['fus'\] names no pass"):
+        sg.settings.Settings(debug=("fus",))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.errors import AutogradError, ShapeError
+from simplegrad.errors import AutogradError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
@@ -50,6 +50,9 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
         self.params = list(params)
+        if not callable(learning_rate):
+            self._not_negative("learning_rate", learning_rate)
+        self._not_negative("weight_decay", weight_decay)
         seen: set[int] = set()
         for i, p in enumerate(self.params):
             if not p._node.tracks or p._node.leaf is None:
@@ -66,6 +69,12 @@ class Optimizer:
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
         self.state: dict[int, tuple[Node, ...]] = {}
+
+    def _not_negative(self, name: str, value: float) -> None:
+        if not value >= 0:  # NaN included
+            raise SimplegradError(
+                f"{type(self).__name__}: {name}={value!r} must be a number of 0 or more"
+            )
 
     @property
     def rate(self) -> float:
