@@ -283,3 +283,8 @@ def test_negative_rates_are_refused(bad: dict[str, float]) -> None:
 def test_negative_decay_is_refused() -> None:
     with pytest.raises(sg.SimplegradError, match="weight_decay=-1"):
         optim.AdamW([Tensor([1.0])], weight_decay=-1.0)
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(sg.SimplegradError, match="momentum > 0"):
+        optim.SGD([Tensor([1.0])], nesterov=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import simplegrad as sg
 from simplegrad import Tensor, settings
 from simplegrad.errors import ShapeError, SimplegradError
+from simplegrad.runtime import probe
 
 
 @pytest.mark.parametrize("name", ["sin", "cos", "tan"])
@@ -145,3 +147,39 @@ def test_concat_of_many_parts_moves_little(one_cl_device: Any) -> None:
 def test_a_pass_that_prints_nothing_is_an_error() -> None:
     with pytest.raises(sg.SimplegradError, match=r"\['fus'\] names no pass"):
         sg.settings.Settings(debug=("fus",))
+
+
+def test_integers_are_averaged_exactly(device: Any) -> None:
+    x = np.array([2**30, 1, 1, 1] * 4, np.int32)
+    with sg.device(device):
+        assert float(Tensor(x).mean()) == np.float32(x.mean())
+        assert float(Tensor(np.full(1 << 20, 17, np.int16)).mean()) == 17.0
+
+
+@pytest.mark.parametrize("name", ["int32", "uint32", "bool", "float32", "int64", "float64"])
+def test_casts_between_widths_in_one_kernel(cl_device: Any, name: str) -> None:
+    """Vectors of 64 bytes and more crashed PoCL on AVX-512 CPUs that its LLVM does not know."""
+    x = (np.arange(1000) % 7).astype(name)
+    t = Tensor(x, requires_grad=False)
+    assert t.cast("int64").sum().item() == x.astype(np.int64).sum()
+    np.testing.assert_array_equal(t.cast("float64").numpy(), x.astype(np.float64))
+    wanted = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(t.cast("float64").exp().numpy(), wanted, rtol=1e-14)
+
+
+def test_a_cpu_that_pocl_does_not_know_gets_short_vectors() -> None:
+    pocl = SimpleNamespace(name="Portable Computing Language")
+    head = "OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-"
+    for cpu, width, most in (("znver3", 16, 32), ("znver3", 8, 128), ("skylake-avx512", 16, 128)):
+        raw = SimpleNamespace(platform=pocl, version=head + cpu, native_vector_width_float=width)
+        assert probe.vector_bytes(raw) == most, cpu
+
+
+def test_bincount_of_negative_labels(device: Any) -> None:
+    with sg.device(device):
+        x = Tensor(np.array([-1, 0, 2]))
+        with pytest.raises(sg.IndexOutOfRange, match="-1 is negative"):
+            x.bincount()
+        np.testing.assert_array_equal(x.bincount(length=4).numpy(), [1, 0, 1, 1])
+        rows = x.bincount(weights=[1.0, 2.0, 3.0], length=4)
+        np.testing.assert_array_equal(rows.numpy(), [2, 0, 3, 1])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from simplegrad.compiler.ctext import width
 from simplegrad.compiler.index import Div, Guard, Index, Mod, Var
 from simplegrad.compiler.kernel import (
     APPLY,
@@ -51,6 +52,13 @@ def walk(
                 done.add(id(value))
                 stack.append((value, True))
                 stack.extend((c, False) for c in reversed(children(value)) if id(c) not in done)
+
+
+def widest(kernel: Kernel) -> int:
+    """Return the bytes of the widest number that a kernel computes with."""
+    types = {v.dtype.compute for v in walk(roots(kernel))}
+    types |= {r.dtype.compute for r in kernel.reductions}
+    return max(width(ctype) for ctype in types)
 
 
 def roots(kernel: Kernel) -> list[Value]:

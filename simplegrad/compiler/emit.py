@@ -72,6 +72,8 @@ class Target:
     fp64: bool = True
     prefetch: bool = False
     """Whether the compiler knows ``__builtin_prefetch``."""
+    vector_bytes: int = 128
+    """The longest vector that the driver's own functions take rightly."""
 
 
 @dataclass(frozen=True)

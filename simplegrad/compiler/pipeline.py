@@ -15,11 +15,12 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simplegrad import ops, settings
 from simplegrad.compiler import as_strided, contraction, cpu, gpu
 from simplegrad.compiler.assemble import Source, assemble
+from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body, Target
 from simplegrad.compiler.fuse import Group, Limits, fuse
@@ -157,6 +158,8 @@ def device_limits(target: Target) -> Limits:
 
 def render(kernel: Kernel, target: Target) -> Body:
     """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
+    lanes = min(target.vector_width, target.vector_bytes // widest(kernel))
+    target = replace(target, vector_width=lanes)
     product = contraction.match(kernel, target)
     if product is not None:
         return contraction.render(product, target)

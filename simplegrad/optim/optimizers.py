@@ -169,6 +169,9 @@ class SGD(Optimizer):
         nesterov: bool = False, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
+        self._not_negative("momentum", momentum)
+        if nesterov and not momentum:
+            raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov
         if not momentum:
             self.names = ()

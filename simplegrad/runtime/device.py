@@ -23,6 +23,8 @@ class Limits:
     global_bytes: int
     vector_width: int
     """float32 lanes of a register."""
+    vector_bytes: int
+    """The longest vector that the driver's own functions take rightly."""
     fp64: bool
     """Whether double arithmetic gives right results, found by running it; so the two below."""
     fp16: bool

@@ -62,6 +62,7 @@ class OpenCLDevice(Device):
         raw = self.raw
         width = raw.native_vector_width_float or raw.preferred_vector_width_float
         can = probe.capabilities(self._cl, raw, self.context, self.queue, self.identity)
+        vector_bytes = probe.vector_bytes(raw)
         return Limits(
             max_parameter_bytes=raw.max_parameter_size,
             max_work_group=raw.max_work_group_size,
@@ -69,7 +70,8 @@ class OpenCLDevice(Device):
             compute_units=raw.max_compute_units,
             max_alloc_bytes=raw.max_mem_alloc_size,
             global_bytes=raw.global_mem_size,
-            vector_width=max(int(width), 4) if self.kind == "cpu" else 4,
+            vector_width=min(max(int(width), 4), vector_bytes // 4) if self.kind == "cpu" else 4,
+            vector_bytes=vector_bytes,
             fp64=can.fp64,
             fp16=can.fp16,
             subgroups=can.subgroups,

@@ -139,6 +139,26 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
     return works
 
 
+_AVX512 = (
+    "knl", "knm", "skylake-avx512", "cascadelake", "cooperlake", "cannonlake", "icelake-client",
+    "icelake-server", "rocketlake", "tigerlake", "sapphirerapids", "emeraldrapids",
+    "graniterapids", "graniterapids-d", "znver4", "znver5",
+)  # fmt: skip
+
+
+def vector_bytes(raw: Any) -> int:
+    """Return the longest vector that the driver's own functions take rightly, in bytes.
+
+    PoCL compiles kernels for the CPU that its LLVM knows best, which its version names, but takes
+    its library of functions by what the CPU can. On an AVX-512 CPU newer than its LLVM the two
+    pass vectors of 64 bytes differently: wrong numbers or a crash, so no probe can run it.
+    """
+    if raw.platform.name != "Portable Computing Language":
+        return 128
+    wide = raw.native_vector_width_float >= 16
+    return 32 if wide and not raw.version.strip().endswith(_AVX512) else 128
+
+
 @contextmanager
 def quiet(cl: Any) -> Iterator[None]:
     """Leave out build logs that hold no error: they are the driver's small talk."""

@@ -127,6 +127,7 @@ def target_of(device: OpenCLDevice) -> Target:
     return Target(
         family=settings.current().kernels or device.kind,
         vector_width=limits.vector_width,
+        vector_bytes=limits.vector_bytes,
         compute_units=limits.compute_units,
         max_work_group=limits.max_work_group,
         local_bytes=limits.local_bytes,

@@ -289,16 +289,24 @@ class Indexing(Reductions):
         """Return how often (or with which total weight) each integer stands in a vector.
 
         Without `length` the greatest integer is computed now and read back, since the result's
-        shape needs it; with `length` everything stays lazy.
+        shape needs it; with `length` everything stays lazy. A negative integer is then an error
+        (`IndexOutOfRange`), as it is in NumPy; with `length` it counts from the end.
         """
         x = self._node
         if x.dtype.kind not in "ui" or len(x.shape) != 1:
             raise DTypeError(f"bincount: takes a vector of integers, not {x.dtype} {x.shape}")
         if length is None:
-            length = max(minlength, int(self.max()) + 1 if self.size else 0)
+            least, most = (int(self.min()), int(self.max())) if self.size else (0, -1)
+            if least < 0:
+                raise IndexOutOfRange(
+                    f"bincount: {least} is negative; shift the labels to start at 0"
+                )
+            length = max(minlength, most + 1)
         if weights is None:
             rows = build.full(1, x.shape, dtypes.int64, x.device)
-            return lift(build.scatter_add(x, rows, length))
+            return lift(
+                build.scatter_add(index_node("bincount", self, length, 0, None), rows, length)
+            )
         return scatter_add(self, weights, length)
 
     def nonzero(self) -> tuple[Tensor, ...]:

@@ -67,18 +67,17 @@ class Reductions(Views):
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return the mean as a float; half floats are averaged in float32."""
         axes = normalize_axes("mean", axis, self.ndim)
-        x = self._wide()
-        return lift(build.cast(_mean(x, axes, keepdims), self._float()), self._node)
+        mean = _mean(self._node, self._wide(), axes, keepdims)
+        return lift(build.cast(mean, self._float()), self._node)
 
     def var(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the mean squared distance from the mean, over n - `correction`."""
         axes = normalize_axes("var", axis, self.ndim)
         x = self._wide()
-        far = build.apply(ops.SUB, x, _mean(x, axes, True))
+        far = build.apply(ops.SUB, x, _mean(self._node, x, axes, True))
         square = make(ops.MUL, (far, far))
-        return lift(
-            build.cast(_mean(square, axes, keepdims, correction), self._float()), self._node
-        )
+        mean = _mean(square, square, axes, keepdims, correction)
+        return lift(build.cast(mean, self._float()), self._node)
 
     def std(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the square root of `var`."""
@@ -175,9 +174,13 @@ class Reductions(Views):
         return lift(node, x)
 
 
-def _mean(x: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0) -> Node:
+def _mean(
+    x: Node, wide: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0
+) -> Node:
+    """Return the mean of x in the dtype of `wide`, its float form; integers add up exactly."""
     count = 1
     for axis in axes:
         count *= x.shape[axis]
-    total = build.reduce(ops.SUM, x, axes, keepdims)
+    addend = wide if x.dtype.is_float else build.cast(x, _summed(x.dtype, None))
+    total = build.cast(build.reduce(ops.SUM, addend, axes, keepdims), wide.dtype)
     return build.apply(ops.DIV, total, build.number(max(count - correction, 0), total))
