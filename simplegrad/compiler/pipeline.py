@@ -158,8 +158,7 @@ def device_limits(target: Target) -> Limits:
 
 def render(kernel: Kernel, target: Target) -> Body:
     """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
-    lanes = min(target.vector_width, target.vector_bytes // widest(kernel))
-    target = replace(target, vector_width=lanes)
+    target = fitted(kernel, target)
     product = contraction.match(kernel, target)
     if product is not None:
         return contraction.render(product, target)
@@ -167,6 +166,12 @@ def render(kernel: Kernel, target: Target) -> Body:
     if turned is not None:
         return as_strided.render(turned, target)
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
+
+
+def fitted(kernel: Kernel, target: Target) -> Target:
+    """Return the target with no more lanes than its functions take of the widest numbers."""
+    lanes = min(target.vector_width, target.vector_bytes // widest(kernel))
+    return replace(target, vector_width=lanes)
 
 
 def _name_lines(order: Sequence[Node]) -> None:

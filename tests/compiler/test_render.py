@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.ctext import constant
 from simplegrad.compiler.emit import Target
 from simplegrad.compiler.kernel import Kernel
-from simplegrad.runtime import discovery
+from simplegrad.compiler.pipeline import fitted
+from simplegrad.runtime import discovery, probe
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 from interpreter import Interpreter
@@ -68,11 +70,12 @@ def unbits(dtype: dtypes.DType, data: Any) -> Any:
 
 def render(kernel_list: list[Kernel], target: Target) -> Source:
     family = cpu if target.family == "cpu" else gpu
-    return assemble("test", [family.render(k, target) for k in kernel_list])
+    return assemble("test", [family.render(k, fitted(k, target)) for k in kernel_list])
 
 
 def run(queue: Any, cases: list[kernels.Case], target: Target) -> list[list[Any]]:
     """Render the kernels into one, run it, return the outputs of each."""
+    target = replace(target, vector_bytes=probe.vector_bytes(queue.device))
     source = render([kernel for kernel, _ in cases], target)
     program = cl.Program(queue.context, source.text).build(cache_dir=False)
     args, outputs = [], []
