@@ -123,7 +123,7 @@ def render(turned: Turned, target: Target) -> Body:
     kernel = turned.kernel
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=-(-tiles // each),
-        group_size=ti * 8 if gpu else 1, template=text,
+        group_size=ti * 8 if gpu else 1, template=text, origin=f"as_strided {target.family}",
     )  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class Source:
     local_size: int
     args: tuple[tuple[int, int], ...]
     """(body number, argument number) of each parameter, in order."""
+    origin: str = ""
+    """The template it was filled from; empty for generated loops."""
 
 
 def assemble(name: str, bodies: Sequence[Body]) -> Source:
@@ -34,7 +36,7 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         (body,) = bodies
         args = tuple((0, a) for a in range(len(body.args)))
         size = body.groups * body.group_size
-        return Source(body.template, body.name, size, body.group_size, args)
+        return Source(body.template, body.name, size, body.group_size, args, body.origin)
     name = re.sub(r"\W", "_", name)
     name = name if name[:1].isalpha() else f"k_{name}"
     names = _argument_names(name, bodies)

@@ -149,7 +149,7 @@ def _cpu(product: Product, target: Target) -> Body:
         a_unit = a_unit if a_unit == 1 else 0
     holes = _filled(product, target, lanes, a_unit, b_unit)
     defines = _extents(product) | {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
-    return _body(product, holes.program(stem, defines), groups, 1)
+    return _body(product, holes.program(stem, defines), groups, 1, f"{stem} {product.variant}")
 
 
 def _up(n: int, step: int) -> int:
@@ -213,7 +213,7 @@ def _gpu(product: Product, target: Target) -> Body:
     }  # fmt: skip
     text = _filled(product, target, lanes, a_unit, b_unit).program("einsum_gpu", defines)
     groups = batch * -(-m // tile) * -(-n // tile)
-    return _body(product, text, groups, side * side)
+    return _body(product, text, groups, side * side, "einsum_gpu")
 
 
 def _extents(product: Product) -> dict[str, object]:
@@ -243,9 +243,9 @@ def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
     emitter.bind(0, "acc", lanes if wide else 1)
 
 
-def _body(product: Product, text: str, groups: int, group_size: int) -> Body:
+def _body(product: Product, text: str, groups: int, group_size: int, origin: str) -> Body:
     kernel = product.kernel
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=groups,
-        group_size=group_size, template=text,
+        group_size=group_size, template=text, origin=origin,
     )  # fmt: skip

@@ -74,6 +74,8 @@ class Target:
     """Whether the compiler knows ``__builtin_prefetch``."""
     vector_bytes: int = 128
     """The longest vector that the driver's own functions take rightly."""
+    distrusted: frozenset[str] = frozenset()
+    """Templates that failed their self-test on the device."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Body:
     comment: str = ""
     template: str = ""
     """A whole program instead of lines: a filled template, which runs alone."""
+    origin: str = ""
+    """Which template and variant that is; the self-test knows it by this name."""
 
 
 @dataclass(frozen=True)

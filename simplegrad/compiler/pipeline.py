@@ -159,12 +159,13 @@ def device_limits(target: Target) -> Limits:
 def render(kernel: Kernel, target: Target) -> Body:
     """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
     target = fitted(kernel, target)
-    product = contraction.match(kernel, target)
-    if product is not None:
-        return contraction.render(product, target)
-    turned = as_strided.match(kernel, target)
-    if turned is not None:
-        return as_strided.render(turned, target)
+    body = None
+    if (product := contraction.match(kernel, target)) is not None:
+        body = contraction.render(product, target)
+    elif (turned := as_strided.match(kernel, target)) is not None:
+        body = as_strided.render(turned, target)
+    if body is not None and body.origin not in target.distrusted:
+        return body
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
 
 

@@ -43,6 +43,8 @@ class OpenCLDevice(Device):
         self.queue = cl.CommandQueue(self.context)
         self._timed_queue: Any = None
         self.lock = threading.RLock()
+        self.verdicts: dict[str, bool] = {}
+        """Whether a template passed its self-test here; see `selftest`."""
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
         self._programs: OrderedDict[tuple[str, tuple[str, ...]], Program] = OrderedDict()

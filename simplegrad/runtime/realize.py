@@ -16,7 +16,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices
+from simplegrad.runtime import devices, selftest
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -112,7 +112,10 @@ def plan_of(
     with _lock:
         plan = _plans.get(full)
         if plan is None:
-            program = compile_graph(order, kept, target_of(device), current.fusion)
+            target = target_of(device)
+            program = compile_graph(order, kept, target, current.fusion)
+            if selftest.distrusted(device, program, target):
+                program = compile_graph(order, kept, target_of(device), current.fusion)
             plan = _plans[full] = Plan(program, device)
             while len(_plans) > _MAX_PLANS:
                 _plans.popitem(last=False)
@@ -134,6 +137,7 @@ def target_of(device: OpenCLDevice) -> Target:
         max_parameter_bytes=limits.max_parameter_bytes,
         fp64=limits.fp64,
         prefetch=limits.prefetch,
+        distrusted=frozenset(name for name, passed in device.verdicts.items() if not passed),
     )
 
 

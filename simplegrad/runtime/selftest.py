@@ -1,0 +1,113 @@
+"""Self-test: a template proves itself on a driver before a program relies on it.
+
+The first program that uses a template on a device runs a small filled case of it, and compares
+with NumPy. The verdict is kept in the disk cache, by driver and by the case's own source; where it
+is bad, generated loops do the template's work on that device, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from simplegrad import ops
+from simplegrad.compiler.emit import Target
+from simplegrad.compiler.pipeline import Program, compile_graph
+from simplegrad.dtypes import float32
+from simplegrad.errors import BuildError
+from simplegrad.graph import build
+from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.runtime import program_cache
+from simplegrad.runtime.opencl import OpenCLDevice
+from simplegrad.runtime.plan import Plan
+
+_Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A graph that goes to one template, over operands of these shapes, and its NumPy form."""
+
+    shapes: _Shapes
+    graph: Callable[[list[Node]], Node]
+    numpy: Callable[[list[Any]], Any]
+
+
+def _product(shapes: _Shapes, *subscripts: Sequence[int]) -> _Case:
+    """Return relu(einsum): edge tiles, and an epilogue in the store."""
+
+    def graph(srcs: list[Node]) -> Node:
+        product = build.einsum(subscripts[:-1], subscripts[-1], *srcs)
+        return build.apply(ops.MAXIMUM, product, build.number(0, product))
+
+    def reference(arrays: list[Any]) -> Any:
+        operands = [x for pair in zip(arrays, subscripts, strict=False) for x in pair]
+        return np.maximum(np.einsum(*operands, subscripts[-1]), 0)
+
+    return _Case(shapes, graph, reference)
+
+
+def _turned() -> _Case:
+    def graph(srcs: list[Node]) -> Node:
+        return build.apply(ops.NEG, build.permute(srcs[0], (0, 2, 1)))
+
+    return _Case(((2, 133, 150),), graph, lambda arrays: -arrays[0].transpose(0, 2, 1))
+
+
+_SQUARE = _product(((75, 130), (130, 90)), (0, 1), (1, 2), (0, 2))
+CASES = {
+    "einsum_cpu tile": _SQUARE,
+    "einsum_cpu_skinny dot": _product(((65, 600), (2, 600)), (0, 1), (2, 1), (0, 2)),
+    "einsum_cpu_skinny strip": _product(((3, 150), (150, 421)), (0, 1), (1, 2), (0, 2)),
+    "einsum_cpu_skinny outer": _product(((133, 3), (210, 3)), (0, 1), (2, 1), (0, 2)),
+    "einsum_gpu": _SQUARE,
+    "as_strided cpu": _turned(),
+    "as_strided gpu": _turned(),
+}
+
+
+def distrusted(device: OpenCLDevice, program: Program, target: Target) -> frozenset[str]:
+    """Return the templates among a program's that fail on a device; each is tried once."""
+    names = {launch.source.origin for launch in program.launches} - {""}
+    for name in sorted(names - device.verdicts.keys()):
+        # Set before it is tried: the case is a program of the same template.
+        device.verdicts[name] = True
+        device.verdicts[name] = _passes(device, name, target)
+        if not device.verdicts[name]:
+            warnings.warn(
+                f"simplegrad: the template {name} gives wrong results on {device.name}; generated "
+                "loops do its work, slower. Please report it, or update the driver",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+    return frozenset(name for name in names if not device.verdicts[name])
+
+
+def _passes(device: OpenCLDevice, name: str, target: Target) -> bool:
+    case = CASES[name]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in case.shapes]
+    srcs = [leaf(ops.BUFFER, a.shape, float32, None, device) for a in arrays]
+    for src, array in zip(srcs, arrays, strict=True):
+        src.buffer = device.from_host(array, float32)
+    root = case.graph(srcs)
+    order = topological([root])
+    program = compile_graph(order, [root], replace(target, distrusted=frozenset()), True)
+    texts = [launch.source.text for launch in program.launches]
+    key = program_cache.key_of("selftest", device.identity, *texts)
+    known = program_cache.get("probes", key)
+    if known is not None:
+        return known == b"passed"
+    want = case.numpy(arrays)
+    try:
+        (buffer,) = Plan(program, device).run(order)
+        got = device.to_host(buffer, float32, root.shape)
+        passed = bool(np.allclose(got, want, rtol=1e-4, atol=1e-4 * float(np.abs(want).max())))
+    except BuildError:
+        passed = False
+    program_cache.put("probes", key, b"passed" if passed else b"failed")
+    return passed

@@ -1,0 +1,72 @@
+"""The self-test of templates: every case meets its template, and a broken one is done without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simplegrad import Tensor, settings
+from simplegrad.compiler import template
+from simplegrad.compiler.pipeline import _known
+from simplegrad.runtime import realize, selftest
+
+
+@pytest.fixture
+def fresh(one_cl_device: Any) -> Iterator[Any]:
+    """The best device without verdicts, plans and kept kernels, before and after."""
+
+    def forget() -> None:
+        one_cl_device.verdicts.clear()
+        realize._plans.clear()
+        _known.clear()
+
+    forget()
+    with settings.override(cache=False):
+        yield one_cl_device
+    forget()
+
+
+@pytest.mark.parametrize("name", selftest.CASES)
+def test_every_case_meets_its_template(fresh: Any, name: str) -> None:
+    family = "gpu" if "gpu" in name else "cpu"
+    case = selftest.CASES[name]
+    rng = np.random.default_rng(1)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in case.shapes]
+    with settings.override(kernels=family):
+        node = case.graph([Tensor(a, requires_grad=False)._node for a in arrays])
+        realize.realize([node])
+        got = realize.to_numpy(node)
+    np.testing.assert_allclose(got, case.numpy(arrays), rtol=1e-4, atol=1e-3)
+    assert fresh.verdicts == {name: True}
+
+
+@pytest.mark.parametrize("fault", ["wrong", "refused"])
+def test_a_broken_template_is_done_without(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    text = "#error broken\n" if fault == "refused" else "__kernel void KERNEL_NAME(PARAMS) {}\n"
+    monkeypatch.setattr(template, "kernel_source", lambda stem: text)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((130, 130)).astype(np.float32) for _ in range(2))
+    with pytest.warns(RuntimeWarning, match="einsum_cpu tile gives wrong results"):
+        got = (Tensor(a) @ Tensor(b)).numpy()
+    np.testing.assert_allclose(got, a @ b, rtol=1e-4, atol=1e-3)
+    assert fresh.verdicts == {"einsum_cpu tile": False}
+    twice = (Tensor(a) @ Tensor(b) * 2.0).numpy()  # without a warning
+    np.testing.assert_allclose(twice, a @ b * 2, rtol=1e-4, atol=1e-3)
+
+
+def test_a_verdict_is_remembered(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    a = np.ones((130, 130), np.float32)
+    with settings.override(cache=True, cache_dir=str(tmp_path)):
+        assert (Tensor(a) @ Tensor(a)).numpy()[0, 0] == 130
+        fresh.verdicts.clear()
+        realize._plans.clear()
+        monkeypatch.setattr(selftest, "Plan", None)  # running the case again would fail
+        assert (Tensor(a) @ Tensor(a)).numpy()[0, 0] == 130
+    assert fresh.verdicts == {"einsum_cpu tile": True}
