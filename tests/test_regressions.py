@@ -183,3 +183,10 @@ def test_bincount_of_negative_labels(device: Any) -> None:
         np.testing.assert_array_equal(x.bincount(length=4).numpy(), [1, 0, 1, 1])
         rows = x.bincount(weights=[1.0, 2.0, 3.0], length=4)
         np.testing.assert_array_equal(rows.numpy(), [2, 0, 3, 1])
+
+
+def test_no_room_on_the_host() -> None:
+    with sg.device("numpy"):
+        x = Tensor(np.ones(1, np.float32)).broadcast_to(1 << 46)
+        with pytest.raises(sg.OutOfMemory, match="no room for 281,474,976,710,656 bytes"):
+            (x + 1.0).numpy()

@@ -33,6 +33,7 @@ from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node, const_value
 from simplegrad.ops import Op
+from simplegrad.runtime.interpret import evaluate
 
 OPERATIONS = (
     "exp", "log", "sum", "max", "argmax", "equal", "greater_equal", "add", "mul", "pow", "einsum",
@@ -54,26 +55,7 @@ class CrudeDevice:
 
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
         """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
-        wanted = set(targets)
-        uses: dict[Node, int] = {}
-        for node in order:
-            if node.buffer is None:
-                for src in node.srcs:
-                    uses[src] = uses.get(src, 0) + 1
-        values: dict[Node, Any] = {}
-        with np.errstate(all="ignore"):
-            for node in order:
-                if node.buffer is not None:
-                    values[node] = node.buffer
-                    continue
-                value = self._compute(node, [values[s] for s in node.srcs])
-                for src in node.srcs:
-                    uses[src] -= 1
-                    if not uses[src]:
-                        del values[src]
-                values[node] = value
-                if node in wanted or (node.holders and node.srcs):
-                    node.buffer = value
+        evaluate(order, targets, self._compute)
 
     def from_host(self, array: Any, dtype: DType) -> Any:
         """Return the protocol's array of host data; numbers of any dtype become floats."""

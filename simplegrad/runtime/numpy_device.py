@@ -18,6 +18,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import IndexOutOfRange
 from simplegrad.graph.node import Node, const_value
 from simplegrad.ops import Op
+from simplegrad.runtime.interpret import evaluate
 
 Rule = Callable[[Node, "list[Any]"], Any]
 
@@ -31,27 +32,7 @@ class NumpyDevice:
 
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
         """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
-        uses: dict[Node, int] = {}
-        for node in order:
-            if node.buffer is None:
-                for src in node.srcs:
-                    uses[src] = uses.get(src, 0) + 1
-        wanted = set(targets)
-        values: dict[Node, Any] = {}
-        with np.errstate(all="ignore"):
-            for node in order:
-                if node.buffer is not None:
-                    values[node] = node.buffer
-                    continue
-                value = compute(node, [values[s] for s in node.srcs])
-                for src in node.srcs:
-                    uses[src] -= 1
-                    if not uses[src]:
-                        del values[src]
-                if node in wanted or (node.holders and node.srcs):
-                    value = np.array(value, order="C", ndmin=0)
-                    node.buffer = value
-                values[node] = value
+        evaluate(order, targets, compute, lambda value: np.array(value, order="C", ndmin=0))
 
     def from_host(self, array: Any, dtype: DType) -> Any:
         """Return a copy of host data in `dtype`."""

@@ -31,7 +31,8 @@ class Profile:
 
     Attributes: `launches`, `compiles`, `bytes_read`, `bytes_written` (bytes that the kernels'
     buffers hold, from the IR), `peak_bytes` (most device bytes in use), `kernels` (a `KernelRow`
-    per kernel name).
+    per kernel name). Devices that run no kernels (``numpy``, one of twelve operations) count
+    nothing.
     """
 
     def __init__(self) -> None:
