@@ -255,6 +255,17 @@ def _philox(counter: Any, stream: Any, key: Any) -> Any:
     return lo
 
 
+_PHILOX = """
+{T} NAME({T} lo, {T} hi, {T} key) {{  /* Philox-2x32-10, Salmon et al. 2011 */
+  for (int i = 0; i < 10; ++i) {{
+    {T} high = mul_hi(lo, ({T})0xD256D193u), low = lo * ({T})0xD256D193u;
+    lo = high ^ key ^ hi;
+    hi = low;
+    key += ({T})0x9E3779B9u;
+  }}
+  return lo;
+}}"""
+
 RANDOM_BITS = _row(
     "random_bits",
     ELEMENTWISE,
@@ -266,16 +277,7 @@ RANDOM_BITS = _row(
     c_int="sg_random_bits_{T}({0}, {1}, {2})",
     cost=60,
     differentiable=False,
-    helper="""|
-{T} sg_random_bits_{T}({T} lo, {T} hi, {T} key) {{  /* Philox-2x32-10, Salmon et al. 2011 */
-  for (int i = 0; i < 10; ++i) {{
-    {T} high = mul_hi(lo, ({T})0xD256D193u), low = lo * ({T})0xD256D193u;
-    lo = high ^ key ^ hi;
-    hi = low;
-    key += ({T})0x9E3779B9u;
-  }}
-  return lo;
-}}""",
+    helper="|" + _PHILOX.replace("NAME", "sg_random_bits_{T}"),
 )
 
 
@@ -311,16 +313,9 @@ PERMUTE_INDEX = _row(
     lanewise=True,
     cost=600,
     differentiable=False,
-    helper="""|
-uint sg_feistel_mix(uint lo, uint hi, uint key) {{
-  for (int i = 0; i < 10; ++i) {{
-    uint high = mul_hi(lo, 0xD256D193u), low = lo * 0xD256D193u;
-    lo = high ^ key ^ hi;
-    hi = low;
-    key += 0x9E3779B9u;
-  }}
-  return lo;
-}}
+    helper="|"
+    + _PHILOX.replace("NAME", "sg_feistel_mix")
+    + """
 /* A bijection on [0, n): eight Feistel rounds on the next even power of two, walked until the
    image falls inside; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002. */
 uint sg_permute_index_uint(uint x, uint n, uint key) {{
@@ -337,6 +332,85 @@ uint sg_permute_index_uint(uint x, uint n, uint key) {{
   }} while (x >= n);
   return x;
 }}""",
+)
+
+# 2 atanh(s) / s in s², and sin(πz/2) / z in z²; the highest power first.
+_LOG = [2 / k for k in range(21, 0, -2)]
+_SINE = [
+    (-1) ** k * (math.pi / 2) ** (2 * k + 1) / math.factorial(2 * k + 1) for k in range(10, -1, -1)
+]
+
+
+def _box_muller(u: Any, v: Any) -> Any:
+    """√(-2 log u) cos(2πv) from sums and products only, so that every device gives the same bits.
+
+    Box and Muller, "A note on the generation of random normal deviates", 1958.
+    """
+    one = u.dtype.type
+    mantissa, exponent = np.frexp(u)
+    small = mantissa < one(math.sqrt(0.5))
+    m = np.where(small, mantissa * one(2), mantissa)
+    e = np.where(small, exponent - 1, exponent).astype(u.dtype)
+    f = m - one(1)
+    below = one(2) + f
+    r = one(0.989) - one(0.2425) * below
+    for _ in range(4):  # Newton: 1 / below
+        r = r * (one(2) - below * r)
+    s = f * r
+    log = e * one(math.log(2)) + s * _horner(_LOG, s * s)
+    x = one(-2) * log
+    word, magic = (np.uint64, 0x5FE6EB50C2B537A9) if u.itemsize == 8 else (np.uint32, 0x5F3759DF)
+    y = (word(magic) - (np.ascontiguousarray(x).view(word) >> word(1))).view(u.dtype)
+    y = y.reshape(x.shape)
+    for _ in range(4):  # Newton: 1 / √x
+        y = y * (one(1.5) - one(0.5) * x * y * y)
+    z = np.abs(one(4) * v - one(2)) - one(1)
+    return x * y * (z * _horner(_SINE, z * z))
+
+
+def _horner(coefficients: list[float], x: Any) -> Any:
+    total = x.dtype.type(coefficients[0])
+    for c in coefficients[1:]:
+        total = total * x + x.dtype.type(c)
+    return total
+
+
+def _horner_c(name: str, coefficients: list[float], x: str) -> str:
+    steps = "".join(f"  {name} = {name} * {x} + ({{T}}){c!r};\n" for c in coefficients[1:])
+    return f"  {{T}} {name} = ({{T}}){coefficients[0]!r};\n{steps}"
+
+
+BOX_MULLER = _binary(
+    "box_muller",
+    _box_muller,
+    "sg_box_muller_{T}({0}, {1})",
+    120,
+    kinds="f",
+    lanewise=True,
+    differentiable=False,
+    helper="""
+{T} sg_box_muller_{T}({T} u, {T} v) {{  /* sums and products only: the same bits everywhere */
+  #pragma OPENCL FP_CONTRACT OFF
+  const int shift = sizeof({T}) == 8 ? 52 : 23, bias = sizeof({T}) == 8 ? 1023 : 127;
+  {U} bits = as_{U}(u);
+  int e = (int)(bits >> shift) - bias;
+  {T} m = as_{T}((bits & ((({U})1 << shift) - 1)) + (({U})bias << shift));
+  if (m >= ({T})ROOT2) {{ m *= ({T})0.5; e += 1; }}
+  {T} f = m - ({T})1, below = ({T})2 + f, r = ({T})0.989 - ({T})0.2425 * below;
+  for (int i = 0; i < 4; ++i) r = r * (({T})2 - below * r);
+  {T} s = f * r, s2 = s * s;
+LOGPOLY  {T} x = ({T})(-2) * (({T})e * ({T})LN2 + s * log_);
+  {U} magic = sizeof({T}) == 8 ? ({U})0x5FE6EB50C2B537A9ul : ({U})0x5F3759DFul;
+  {T} y = as_{T}(magic - (as_{U}(x) >> 1));
+  for (int i = 0; i < 4; ++i) y = y * (({T})1.5 - ({T})0.5 * x * y * y);
+  {T} z = ({T})4 * v - ({T})2;
+  z = (z < 0 ? -z : z) - ({T})1;
+  {T} z2 = z * z;
+SINEPOLY  return x * y * (z * sine);
+}}""".replace("LOGPOLY", _horner_c("log_", _LOG, "s2"))
+    .replace("SINEPOLY", _horner_c("sine", _SINE, "z2"))
+    .replace("ROOT2", repr(math.sqrt(2)))
+    .replace("LN2", repr(math.log(2))),
 )
 
 WHERE = _row("where", ELEMENTWISE, 3, numpy=np.where, c="({0} ? {1} : {2})")

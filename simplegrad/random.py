@@ -55,8 +55,9 @@ class Generator:
     ) -> Tensor:
         """Return floats evenly spread over ``low … high``, `high` left out but for rounding."""
         shape = extents_of("uniform", shape)
-        node = self.bits.uniform(shape, _float(dtype), find_device(device))
-        return _leaf(_scaled(node, high - low, low), requires_grad)
+        dtype = _float(dtype)
+        node = self.bits.uniform(shape, dtype, find_device(device))
+        return _leaf(build.cast(_scaled(node, high - low, low), dtype), requires_grad)
 
     def normal(
         self,
@@ -69,8 +70,9 @@ class Generator:
     ) -> Tensor:
         """Return normally distributed floats (Box and Muller's transform)."""
         shape = extents_of("normal", shape)
-        node = self.bits.normal(shape, _float(dtype), find_device(device))
-        return _leaf(_scaled(node, std, mean), requires_grad)
+        dtype = _float(dtype)
+        node = self.bits.normal(shape, dtype, find_device(device))
+        return _leaf(build.cast(_scaled(node, std, mean), dtype), requires_grad)
 
     def integers(
         self,

@@ -7,7 +7,6 @@ every draw of one shape is the same kernel. The bits are the same on every devic
 from __future__ import annotations
 
 import itertools
-import math
 import os
 from typing import Any
 
@@ -61,7 +60,10 @@ class Bits:
         return build.reshape(build.apply(ops.RANDOM_BITS, counter, stream, key), shape)
 
     def uniform(self, shape: Shape, dtype: DType, device: Any, open_below: bool = False) -> Node:
-        """Return floats in [0, 1), or in (0, 1] if `open_below`."""
+        """Return floats in [0, 1), or in (0, 1] if `open_below`.
+
+        They have as many random bits as `dtype` holds; half floats come as float32.
+        """
         if not dtype.is_float:
             raise DTypeError(f"random: {dtype} is not a floating dtype")
         if dtype is dtypes.float64:
@@ -76,15 +78,14 @@ class Bits:
         if open_below:
             words = _op(ops.ADD, words, 1)
         wide = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
-        return build.cast(_op(ops.MUL, build.cast(words, wide), 2.0**-count), dtype)
+        return _op(ops.MUL, build.cast(words, wide), 2.0**-count)
 
     def normal(self, shape: Shape, dtype: DType, device: Any) -> Node:
-        """Return normal floats by Box and Muller's transform of two uniforms."""
-        wide = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
-        first = self.uniform(shape, wide, device, open_below=True)
-        angle = _op(ops.MUL, self.uniform(shape, wide, device), 2 * math.pi)
-        radius = make(ops.SQRT, (_op(ops.MUL, make(ops.LOG, (first,)), -2.0),))
-        return build.cast(build.apply(ops.MUL, radius, make(ops.COS, (angle,))), dtype)
+        """Return normal floats by Box and Muller's transform; half floats come as float32."""
+        if dtype.is_float and dtype.itemsize == 2:
+            dtype = dtypes.float32
+        first = self.uniform(shape, dtype, device, open_below=True)
+        return make(ops.BOX_MULLER, (first, self.uniform(shape, dtype, device)))
 
     def permutation(self, size: int, device: Any) -> Node:
         """Return the numbers 0 … size-1 in random order, as int64."""
