@@ -34,6 +34,11 @@ def width(ctype: str) -> int:
     return _WIDTHS.get(ctype, 8)
 
 
+def unsigned(ctype: str) -> str:
+    """Return the unsigned integer type of a C type's width."""
+    return _UNSIGNED[width(ctype)]
+
+
 def vector(ctype: str, lanes: int) -> str:
     """Return the type of `lanes` elements."""
     return ctype if lanes == 1 else f"{ctype}{lanes}"

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from simplegrad import ops, settings
-from simplegrad.compiler import as_strided, contraction, cpu, gpu
+from simplegrad.compiler import as_strided, contraction, cpu, gpu, scatter
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
@@ -164,6 +164,8 @@ def render(kernel: Kernel, target: Target) -> Body:
         body = contraction.render(product, target)
     elif (turned := as_strided.match(kernel, target)) is not None:
         body = as_strided.render(turned, target)
+    elif (sent := scatter.match(kernel, target)) is not None:
+        body = scatter.render(sent, target)
     if body is not None and body.origin not in target.distrusted:
         return body
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)

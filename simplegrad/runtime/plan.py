@@ -56,13 +56,16 @@ class Plan:
             kernel = device.compile(launch.source.text).kernel(launch.source.kernel_name)
             self.steps.append(_Step(launch, kernel, set(self._numbers)))
 
-    def run(self, order: Sequence[Node]) -> list[Any]:
-        """Enqueue the launches over the leaves of `order`; return a buffer per target."""
+    def run(self, order: Sequence[Node], counted: bool = True) -> list[Any]:
+        """Enqueue the launches over the leaves of `order`; return a buffer per target.
+
+        Open profiles see them unless `counted` is false.
+        """
         bound: list[Any] = [None] * len(self.program.slots)
         for slot, position in self._leaves:
             bound[slot] = order[position].buffer
         device, allocate = self.device, self.device.allocate
-        sizes, timed = self._fresh, profile.profiling()
+        sizes, timed = self._fresh, counted and profile.profiling()
         with device.lock:
             self._bind_numbers(order, bound)
             for step in self.steps:
