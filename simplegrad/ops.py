@@ -342,10 +342,13 @@ _SINE = [
 
 
 def _box_muller(u: Any, v: Any) -> Any:
-    """√(-2 log u) cos(2πv) from sums and products only, so that every device gives the same bits.
+    """√(-2 log u) cos(2πv) for u in (0, 1] and v in [0, 1).
 
+    Sums and products only, so that every device gives the same bits.
     Box and Muller, "A note on the generation of random normal deviates", 1958.
     """
+    if u.itemsize == 2:
+        return _box_muller(u.astype(np.float32), v.astype(np.float32)).astype(u.dtype)
     one = u.dtype.type
     mantissa, exponent = np.frexp(u)
     small = mantissa < one(math.sqrt(0.5))

@@ -287,6 +287,8 @@ def arithmetic(op: Op, dtype: DType, n: int = 53) -> Case:
     if op is ops.PERMUTE_INDEX:
         b.data[0] = np.arange(n, dtype=np.uint32)
         b.data[1] = np.full(n, n + 11, np.uint32)
+    if op is ops.BOX_MULLER:
+        b.data = [(np.arange(n) + 1) / n, np.arange(n) / n]
     if op in (ops.SHIFT_LEFT, ops.SHIFT_RIGHT):
         b.data[1] = np.abs(b.data[1]).astype(dtype.numpy) % (dtype.itemsize * 8)
     if op is ops.POW and not dtype.is_float:
