@@ -18,7 +18,7 @@ import numpy as np
 
 import simplegrad as sg
 from benchmarks.case import Case, Workload
-from benchmarks.ceilings import Ceiling
+from benchmarks.ceilings import BIG, Ceiling
 
 _CHECKED = 3
 
@@ -59,8 +59,9 @@ def measure(
     ceiling = ceilings.get(workload.ceiling)
     if ceiling is not None:
         elements = ceiling.elements(workload.traffic)
-        same = ceiling.runner(elements)
-        runs["ceiling"] = lambda: timed(same)[0]
+        whole, same = ceiling.runner(BIG), ceiling.runner(elements)
+        runs["same_size"] = lambda: timed(same)[0]
+        runs["ceiling"] = lambda: timed(whole)[0]
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeat):
         for name, run in runs.items():
@@ -71,9 +72,9 @@ def measure(
         row[mode]["gbytes_per_s"] = workload.traffic / seconds / 1e9
         row[mode]["gflops"] = workload.flops / seconds / 1e9
         if ceiling is not None:
-            rate = ceiling.nbytes(elements) / statistics.median(times["ceiling"]) / 1e9
-            row[mode]["of_same_size"] = row[mode]["gbytes_per_s"] / rate
-            row[mode]["of_ceiling"] = row[mode]["gbytes_per_s"] / ceiling.gbytes_per_s
+            for name, n in (("same_size", elements), ("ceiling", BIG)):
+                turns = _ratio(times[name], times[mode])["median"]
+                row[mode][f"of_{name}"] = turns * workload.traffic / ceiling.nbytes(n)
     if ceiling is not None:
         row["ceiling"] = {"what": ceiling.what, **spread(times["ceiling"])}
     if workload.beside_numpy:
