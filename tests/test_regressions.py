@@ -190,3 +190,22 @@ def test_no_room_on_the_host() -> None:
         x = Tensor(np.ones(1, np.float32)).broadcast_to(1 << 46)
         with pytest.raises(sg.OutOfMemory, match="no room for 281,474,976,710,656 bytes"):
             (x + 1.0).numpy()
+
+
+def test_reductions_of_constants_without_elements(device: Any) -> None:
+    assert sg.ones((0, 3)).sum().item() == 0
+    assert sg.ones((0, 3)).prod().item() == 1
+    assert np.isnan(sg.ones((0, 3)).mean().item())
+    np.testing.assert_array_equal(sg.ones((3, 0)).sum(1).numpy(), np.zeros(3))
+    nothing = sg.ones((4, 0)) @ sg.ones((0, 5)) + 1.0
+    np.testing.assert_array_equal(nothing.numpy(), np.ones((4, 5)))
+
+
+def test_errors_name_the_function_that_was_called() -> None:
+    x = Tensor(np.ones((2, 3)))
+    with pytest.raises(ShapeError, match=r"^softmax: axis 3"):
+        x.softmax(3)
+    with pytest.raises(ShapeError, match=r"^layer_norm: weight of shape \(4,\)"):
+        x.layer_norm(1, Tensor(np.ones(4)))
+    with pytest.raises(ShapeError, match="the shape is one argument"):
+        sg.zeros(2, 3)

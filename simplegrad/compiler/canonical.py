@@ -226,6 +226,8 @@ def _simplify(node: Node) -> Node:
             return srcs[1]
     if op is ops.NEG and srcs[0].op is ops.NEG and srcs[0].buffer is None:
         return srcs[0].srcs[0]  # -(-x) = x
+    if op.kind == ops.REDUCE and not srcs[0].size and op.identity is not None:
+        return build.full(op.identity(node.dtype), node.shape, node.dtype, node.device)
     if op.kind == ops.REDUCE and all(srcs[0].shape[a] == 1 for a in node.arg):
         if op in (ops.ARGMAX, ops.ARGMIN):  # a reduction of one element
             return build.full(0, node.shape, node.dtype, node.device)

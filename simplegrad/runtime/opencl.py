@@ -60,6 +60,9 @@ class OpenCLDevice(Device):
         if hasattr(os, "register_at_fork"):
             _watch_forks(self)
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.identity}>"
+
     def _limits(self) -> Limits:
         raw = self.raw
         width = raw.native_vector_width_float or raw.preferred_vector_width_float

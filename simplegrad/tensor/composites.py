@@ -39,6 +39,12 @@ def _reduced(loss: Any, reduction: str) -> Tensor:
     return loss if reduction == "none" else getattr(loss, reduction)()  # type: ignore[no-any-return]
 
 
+def _fits(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether an array of one shape broadcasts to another."""
+    pairs = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in pairs)
+
+
 class Composites(Contraction):
     """Neural network functions; all are differentiable."""
 
@@ -113,11 +119,13 @@ class Composites(Contraction):
         >>> Tensor([0.0, 0.0]).softmax()
         Tensor([0.5, 0.5], dtype=float32)
         """
+        axis = normalize_axes("softmax", axis, self.ndim)
         e = self._shifted(axis).exp()
         return e.mul(e.sum(axis, True).reciprocal())
 
     def logsoftmax(self, axis: Any = -1) -> Tensor:
         """Return log(softmax(x)) along `axis`, exact where softmax is tiny."""
+        axis = normalize_axes("logsoftmax", axis, self.ndim)
         x = self._shifted(axis)
         return x.sub(x.exp().sum(axis, True).log())
 
@@ -130,6 +138,13 @@ class Composites(Contraction):
     ) -> Tensor:
         """Return x with mean 0 and variance 1 over `axes`, times `weight`, plus `bias`."""
         axes = normalize_axes("layer_norm", axes, self.ndim)
+        for name, value in (("weight", weight), ("bias", bias)):
+            shape = getattr(value, "shape", np.shape(value)) if value is not None else ()
+            if not _fits(shape, self.shape):
+                raise ShapeError(
+                    f"layer_norm: {name} of shape {shape} does not broadcast to {self.shape}; "
+                    f"it needs the extents of axes {axes}"
+                )
         far = self.sub(self.mean(axes, True))
         result = far.mul(far.square().mean(axes, True).add(eps).rsqrt())
         result = result if weight is None else result.mul(weight)

@@ -28,6 +28,8 @@ from simplegrad.tensor.views import extents_of
 
 
 def _dtype(dtype: Any, default: DType | None = None) -> DType:
+    if isinstance(dtype, int):
+        raise ShapeError(f"dtype: {dtype} is an extent; the shape is one argument, such as (2, 3)")
     return (default or dtypes.default_float()) if dtype is None else dtypes.of(dtype)
 
 
