@@ -167,7 +167,7 @@ def test_explain_holds_the_users_line_and_the_source(cl_device: Any) -> None:
     assert "the line looked for" in text
     assert "test_engine.py" in text
     assert "__kernel" in text
-    assert text.startswith("1 launches")
+    assert text.startswith("1 launch on")
     assert "boundary" in sg.explain(sg.einsum("ij,kj->ik", x, x).softmax().sum(0))
     with sg.fusion(False):
         assert text != sg.explain(y)

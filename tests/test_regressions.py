@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -209,3 +210,14 @@ def test_errors_name_the_function_that_was_called() -> None:
         x.layer_norm(1, Tensor(np.ones(4)))
     with pytest.raises(ShapeError, match="the shape is one argument"):
         sg.zeros(2, 3)
+
+
+def test_explain_names_the_lines_of_this_graph(one_cl_device: Any) -> None:
+    """Not those of an equal graph that was planned before."""
+    x = Tensor(np.ones((5, 3), np.float32))
+    first = x.exp().sum()
+    first.numpy()
+    second = x.exp().sum()
+    line = inspect.currentframe().f_lineno - 1  # type: ignore[union-attr]
+    assert f"test_regressions.py:{line}" in sg.explain(second)
+    assert f"test_regressions.py:{line - 2}" not in sg.explain(second)

@@ -75,9 +75,13 @@ class Program:
 
 
 def compile_graph(
-    order: Sequence[Node], targets: Sequence[Node], target: Target, fusion: bool
-) -> Program:
-    """Return the program that computes `targets`; `order` is their topological order."""
+    order: Sequence[Node], targets: Sequence[Node], target: Target, fusion: bool,
+    fresh: bool = False,
+) -> Program:  # fmt: skip
+    """Return the program that computes `targets`; `order` is their topological order.
+
+    `fresh` leaves out the memory of kernels, whose user lines are those of an equal graph.
+    """
     _name_lines(order)
     _check_dtypes(order, target)
     limits = device_limits(target)
@@ -89,7 +93,7 @@ def compile_graph(
         pair
         for group in groups
         if any(size_of(m.shape) for m in group.stored)
-        for pair in _kernels(group, roots, limits, target)
+        for pair in _kernels(group, roots, limits, target, fresh)
     ]
     lowered, bodies = [p[0] for p in pairs], [p[1] for p in pairs]
     program = Program()
@@ -114,12 +118,12 @@ _known: OrderedDict[tuple[object, ...], _Known] = OrderedDict()
 
 
 def _kernels(
-    group: Group, roots: frozenset[int], limits: Limits, target: Target
+    group: Group, roots: frozenset[int], limits: Limits, target: Target, fresh: bool
 ) -> list[tuple[Lowered, Body]]:
     """Lower, verify and render a group, or take the kernels of an equal group over its nodes."""
     structure, nodes = signature(group, roots)
     key = (target, limits, settings.current().fast_math, structure)
-    known = _known.get(key)
+    known = None if fresh else _known.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
         lowered = lower(group, roots, limits)
@@ -135,7 +139,8 @@ def _kernels(
              for w in lowered],
             specs,
         )  # fmt: skip
-        _known[key] = known
+        if not fresh:
+            _known[key] = known
         if len(_known) > _MOST_KNOWN:
             _known.popitem(last=False)
     # Between two stages stands memory that the graph does not know.

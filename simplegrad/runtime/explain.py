@@ -6,11 +6,11 @@ import linecache
 from collections.abc import Sequence
 
 from simplegrad import settings
-from simplegrad.compiler.pipeline import Launch
+from simplegrad.compiler.pipeline import Launch, compile_graph
 from simplegrad.graph.node import Node
 from simplegrad.runtime import devices
 from simplegrad.runtime.opencl import OpenCLDevice
-from simplegrad.runtime.realize import plan_of, signature
+from simplegrad.runtime.realize import signature, target_of
 
 
 def explain(nodes: Sequence[Node]) -> str:
@@ -18,14 +18,15 @@ def explain(nodes: Sequence[Node]) -> str:
     wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
     if not wanted:
         return "nothing to run: every value is there already"
-    order, key, kept = signature(wanted)
+    order, _, kept = signature(wanted)
     device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
     if not isinstance(device, OpenCLDevice):
         return f"{len(order)} operations, one by one on {device.name}"
-    plan = plan_of(order, key, kept, device)
-    launches = plan.program.launches
-    fused = "fused" if settings.current().fusion else "one kernel per operation"
-    parts = [f"{len(launches)} launches on {device.name} ({fused})"]
+    fusion = settings.current().fusion
+    launches = compile_graph(order, kept, target_of(device), fusion, fresh=True).launches
+    fused = "fused" if fusion else "one kernel per operation"
+    plural = "launch" if len(launches) == 1 else "launches"
+    parts = [f"{len(launches)} {plural} on {device.name} ({fused})"]
     parts += [_describe(i, launch) for i, launch in enumerate(launches)]
     return "\n\n".join(parts)
 
