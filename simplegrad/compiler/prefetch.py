@@ -1,8 +1,8 @@
 """What a kernel over rows should fetch into the cache while it computes.
 
 A row that is read again and again between reductions leaves the memory idle in its dear stages,
-and the hardware's own prefetch only sees the next row when it is needed. So a dear stage asks for
-the next row's inputs, and a stage before the one that stores for the lines that will be written.
+so a stage before the one that stores asks for the lines that will be written. The next row needs
+no help: the hardware has seen the row before it, and being asked twice costs up to a fifth.
 """
 
 from __future__ import annotations
@@ -35,12 +35,6 @@ def fetches(kernel: Kernel, stages: Sequence[Stage], lane: Var) -> dict[int, lis
     costs = _costs(kernel, stages)
     row = kernel.outer[-1]
     found: dict[int, list[Fetch]] = {}
-    dear = max(range(1, len(stages)), key=lambda i: (costs[i], -i))
-    values = [kernel.reductions[i].value for i in stages[0].reductions]
-    values += [o.value for o in stages[0].outputs]
-    found[dear] = reads_ahead(kernel, values, lane, row, 1)
-    if not stages[-1].outputs:
-        return found
     dear = max(range(len(stages) - 1), key=lambda i: (costs[i], i))
     for output in stages[-1].outputs:
         if output.index.coefficient(row) and output.index.coefficient(lane) == 1:
