@@ -445,7 +445,7 @@ IOTA = _row("iota", LEAF, 0)  # arg: extent; the numbers 0 … extent-1
 
 # The rest ---------------------------------------------------------------------------------------
 
-EINSUM = _row("einsum", OTHER, -1, kinds="uif")  # arg: (operand subscripts …, output), int tuples
+EINSUM = _row("einsum", OTHER, 2, kinds="uif")  # arg: (left, right, output), tuples of indices
 TAKE = _row("take", OTHER, 2)  # arg: axis; operands x and integer indices, clamped to the axis
 SCATTER_ADD = _row("scatter_add", OTHER, 2, kinds="uif")  # arg: extent; indices (n,), rows (n, …)
 CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis

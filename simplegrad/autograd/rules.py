@@ -19,7 +19,6 @@ Rules are differentiable themselves, to any order: what they compute is made of 
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -320,57 +319,12 @@ def _pad(node: Node, g: Node) -> tuple[Node | None, ...]:
 
 @_rule(ops.EINSUM)
 def _einsum(node: Node, g: Node) -> tuple[Node | None, ...]:
-    """The contraction of the gradient with the other operands."""
-    *subscripts, output = node.arg
-    return tuple(
-        _einsum_operand(node, g, number_, subscripts, output) if x.tracks else None
-        for number_, x in enumerate(node.srcs)
+    """The contraction of the gradient with the other operand."""
+    (a, b), (left, right, output) = node.srcs, node.arg
+    return (
+        build.einsum([output, right], left, g, b) if a.tracks else None,
+        build.einsum([output, left], right, g, a) if b.tracks else None,
     )
-
-
-def _einsum_operand(
-    node: Node, g: Node, which: int, subscripts: list[tuple[int, ...]], output: tuple[int, ...]
-) -> Node:
-    x, own = node.srcs[which], subscripts[which]
-    others = [s for i, s in enumerate(subscripts) if i != which]
-    if len(others) == 1 and _is_plain(own, others[0], output):
-        return build.einsum([output, *others], own, g, node.srcs[1 - which])
-    letters = tuple(dict.fromkeys(own))
-    known = {i for s in [output, *others] for i in s}
-    reach = tuple(i for i in letters if i in known)
-    sources = [g, *[s for i, s in enumerate(node.srcs) if i != which]]
-    result = build.einsum([output, *others], reach, *sources)
-    extents = dict(zip(own, x.shape, strict=True))
-    # an index that stood in this operand alone was summed out: every element gets the same
-    shape = tuple(extents[i] if i in reach else 1 for i in letters)
-    result = build.broadcast_to(build.reshape(result, shape), tuple(extents[i] for i in letters))
-    if letters == own:
-        return result
-    return _diagonal(result, letters, own, x.shape)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _is_plain(own: tuple[int, ...], other: tuple[int, ...], output: tuple[int, ...]) -> bool:
-    """Whether no index repeats in an operand or stands in it alone."""
-    return len(set(own)) == len(own) and set(own) <= {*other, *output}
-
-
-def _diagonal(x: Node, letters: tuple[int, ...], own: tuple[int, ...], shape: tuple[int, ...]
-              ) -> Node:  # fmt: skip
-    """Return zeros of `shape` with `x` where repeated indices are equal."""
-    spread = build.permute(x, [letters.index(i) for i in dict.fromkeys(own)])
-    first = [own.index(i) == a for a, i in enumerate(own)]
-    placed = tuple(n if f else 1 for n, f in zip(shape, first, strict=True))
-    result = build.broadcast_to(build.reshape(spread, placed), shape)
-    zero = number(0, result)
-    for a, i in enumerate(own):
-        b = own.index(i)
-        if b != a:
-            where = [tuple(n if c == d else 1 for d, n in enumerate(shape)) for c in (a, b)]
-            at = [build.reshape(build.iota(shape[a], dtypes.int32, x.device), w) for w in where]
-            same = build.broadcast_to(apply(ops.EQUAL, *at), shape)
-            result = apply(ops.WHERE, same, result, zero)
-    return result
 
 
 @_rule(ops.TAKE)

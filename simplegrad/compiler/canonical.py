@@ -68,9 +68,7 @@ def _expand(node: Node, pieces: list[Node]) -> Node:
 def _einsum(node: Node, pieces: list[Node]) -> Node:
     """Return the sum of products over views that share one index space (output, then summed)."""
     *subscripts, output = node.arg
-    factors = [
-        _presum(s, x, output, subscripts) for s, x in zip(subscripts, node.srcs, strict=True)
-    ]
+    factors = list(zip(subscripts, node.srcs, strict=True))
     extents = {i: n for s, x in factors for i, n in zip(s, x.shape, strict=True)}
     summed = [i for i in extents if i not in output]
     if _is_short(factors, output, summed, extents):
@@ -130,30 +128,6 @@ def _written_out(
     assert total is not None
     pieces.pop()  # what the others lead to is a value like any other
     return total
-
-
-def _presum(
-    subscript: tuple[int, ...], x: Node, output: tuple[int, ...], all_: Sequence[tuple[int, ...]]
-) -> tuple[tuple[int, ...], Node]:
-    """Take diagonals of repeated indices; sum out what no other operand and no output reads."""
-    if len(set(subscript)) < len(subscript):
-        strides: dict[int, int] = {}
-        extents: dict[int, int] = {}
-        step = 1
-        for i, n in reversed(list(zip(subscript, x.shape, strict=True))):
-            strides[i] = strides.get(i, 0) + step
-            extents[i] = n
-            step *= n
-        letters = tuple(dict.fromkeys(subscript))
-        shape = tuple(extents[i] for i in letters)
-        x = build.as_strided(x, shape, tuple(strides[i] for i in letters))
-        subscript = letters
-    others = {i for s in all_ if s is not subscript for i in s}
-    lonely = [a for a, i in enumerate(subscript) if i not in output and i not in others]
-    if lonely and len(all_) > 1:
-        x = build.reduce(ops.SUM, x, lonely)
-        subscript = tuple(i for a, i in enumerate(subscript) if a not in lonely)
-    return subscript, x
 
 
 def _cumsum(x: Node, axis: int, pieces: list[Node]) -> Node:

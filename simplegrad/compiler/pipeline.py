@@ -7,6 +7,8 @@
     assemble       independent small bodies share one launch          `assemble`
     place          every parameter gets a slot, every slot a lifetime
 
+``SIMPLEGRAD_VERIFY=1`` checks the result of each: `verify_graph`, for kernels `verify`.
+
 ``SIMPLEGRAD_DEBUG=fuse,lower,render`` prints what the named passes made.
 """
 
@@ -27,6 +29,7 @@ from simplegrad.compiler.fuse import Group, Limits, fuse
 from simplegrad.compiler.groups import Lowered, lower, signature
 from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.verify import verify_kernel
+from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, Spec, leaf
@@ -85,8 +88,13 @@ def compile_graph(
     _name_lines(order)
     _check_dtypes(order, target)
     limits = device_limits(target)
+    checked = settings.current().verify
     canonical = canonicalise(order, targets)
+    if checked:
+        verify_canonical(canonical, targets)
     groups = fuse(canonical, limits, fusion)
+    if checked:
+        verify_groups(groups, canonical.targets)
     _show("fuse", groups)
     roots = frozenset(id(m) for g in groups for m in g.members)
     pairs = [
@@ -102,6 +110,8 @@ def compile_graph(
         placer.launch([lowered[i] for i in batch], [bodies[i] for i in batch])
     program.results = [placer.result(t) for t in canonical.targets]
     placer.lifetimes()
+    if checked:
+        verify_program(program)
     _show("render", [launch.source.text for launch in program.launches])
     return program
 

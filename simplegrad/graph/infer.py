@@ -162,12 +162,20 @@ def _as_strided(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 
 
 def _einsum(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
+    *subscripts, output = arg
     extents: dict[int, int] = {}
-    for subscript, (shape, _) in zip(arg[:-1], ins, strict=True):
-        for letter, n in zip(subscript, shape, strict=True):
-            if extents.setdefault(letter, n) != n:
-                raise VerifyError(f"einsum: index {letter} has extents {extents[letter]} and {n}")
-    return tuple(extents[letter] for letter in arg[-1]), ins[0][1]
+    for subscript, (shape, _) in zip(subscripts, ins, strict=True):
+        for index, n in zip(subscript, shape, strict=True):
+            if extents.setdefault(index, n) != n:
+                raise VerifyError(f"einsum: index {index} has extents {extents[index]} and {n}")
+    left, right = (set(s) for s in subscripts)
+    distinct = all(len(set(s)) == len(s) for s in arg)
+    if not distinct or not left ^ right <= set(output) <= left | right:
+        raise VerifyError(
+            f"einsum: {arg}: an index stands once in an operand, and in both or in the result; "
+            "take diagonals and sums of one operand first"
+        )
+    return tuple(extents[index] for index in output), ins[0][1]
 
 
 def _take(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
