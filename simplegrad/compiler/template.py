@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from simplegrad.compiler.access import parameter
 from simplegrad.compiler.ctext import vector
@@ -15,16 +16,64 @@ from simplegrad.compiler.sources import kernel_source
 from simplegrad.graph.infer import size_of
 
 
+@dataclass(frozen=True, eq=False)
+class Flat:
+    """Several axes as one: an axis over runs and one inside a run, or one axis alone.
+
+    Position p of the whole is number ``p % run`` of run ``p // run``.
+    """
+
+    vars: tuple[Var, ...]
+
+    @property
+    def extent(self) -> int:
+        """Number of positions."""
+        return size_of(tuple(v.extent for v in self.vars))
+
+    @property
+    def inside(self) -> Var:
+        """The axis inside a run: neighbours along it are neighbours of the whole."""
+        return self.vars[-1]
+
+    @property
+    def run(self) -> int:
+        """Positions of a run, 0 where the whole is one."""
+        return self.inside.extent if len(self.vars) > 1 else 0
+
+
 def flattened(groups: Mapping[str, Sequence[Var]]) -> tuple[Rewriter, list[Var]]:
     """Return one new axis per group, and what rewrites a kernel over them."""
-    axes = [Var(name, size_of(tuple(v.extent for v in own))) for name, own in groups.items()]
+    rewriter, flats = flattened_in_runs(groups, {})
+    return rewriter, [flat.inside for flat in flats]
+
+
+def flattened_in_runs(
+    groups: Mapping[str, Sequence[Var]], runs: Mapping[str, int]
+) -> tuple[Rewriter, list[Flat]]:
+    """Return a new axis per group, and what rewrites a kernel over them.
+
+    `runs` says of some groups how many of their last axes make a run.
+    """
+    flats: list[Flat] = []
     changes: dict[Var, Index] = {}
-    for var, parts in zip(axes, groups.values(), strict=True):
-        rest = Index(((var, 1),), 0) if var.extent > 1 else Index.of(0)
-        for part in reversed(parts):
-            changes[part] = rest % part.extent if part is not parts[0] else rest
-            rest = rest // part.extent
-    return Rewriter(changes), axes
+    for name, own in groups.items():
+        last = runs.get(name, 0) or len(own)
+        parts = [own[: len(own) - last], own[len(own) - last :]]
+        kept = [p for p in parts if size_of(tuple(v.extent for v in p)) != 1] or parts[1:]
+        axes = [Var(name, size_of(tuple(v.extent for v in p))) for p in kept]
+        for var, part in zip(axes, kept, strict=True):
+            _spread(var, part, changes)
+        changes.update({v: Index.of(0) for p in parts if p not in kept for v in p})
+        flats.append(Flat(tuple(axes)))
+    return Rewriter(changes), flats
+
+
+def _spread(var: Var, parts: Sequence[Var], changes: dict[Var, Index]) -> None:
+    """Say where axes stand when one new axis runs through all of them."""
+    rest = Index.of(var)
+    for part in reversed(parts):
+        changes[part] = rest % part.extent if part is not parts[0] else rest
+        rest = rest // part.extent
 
 
 class Holes:
@@ -34,7 +83,9 @@ class Holes:
     emitter's own loops use it.
     """
 
-    def __init__(self, kernel: Kernel, axes: Mapping[str, Var], lanes: int, family: str) -> None:
+    def __init__(
+        self, kernel: Kernel, axes: Mapping[str, Var | Flat], lanes: int, family: str
+    ) -> None:
         self.kernel, self.axes, self.lanes, self.family = kernel, axes, lanes, family
         self.functions: list[str] = []
         self.helpers: dict[str, None] = {}
@@ -44,9 +95,21 @@ class Holes:
 
     def _emitter(self, along: Sequence[str], wide: str) -> Emitter:
         emitter = Emitter(self.kernel, self.family)
-        bound = {self.axes[name]: (name, self.lanes if name == wide else 1) for name in along}
-        emitter.open("", bound)
+        emitter.open("")
+        for name in along:
+            self._bind(emitter, name, self.lanes if name == wide else 1)
         return emitter
+
+    def _bind(self, emitter: Emitter, name: str, lanes: int) -> None:
+        axis = self.axes[name]
+        if isinstance(axis, Var) or not axis.run:
+            emitter.bind(axis if isinstance(axis, Var) else axis.inside, name, lanes)
+            return
+        run, inside = emitter.fresh("run"), emitter.fresh("inside")
+        emitter.line(f"const {emitter.int_type} {run} = {name} / {axis.run};")
+        emitter.line(f"const {emitter.int_type} {inside} = {name} % {axis.run};")
+        emitter.bind(axis.vars[0], run)
+        emitter.bind(axis.inside, inside, lanes)
 
     def load(self, hole: str, value: Value, along: Sequence[str], wide: str = "") -> None:
         """Define a hole that returns a value at a position, in lanes along the axis `wide`."""
