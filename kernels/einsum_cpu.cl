@@ -85,6 +85,23 @@
 #ifndef SPLIT_K
 #define SPLIT_K 1     // parts of k summed apart, each stored by STORE_PART; 1: STORE
 #endif
+// M_RUN, N_RUN and K_RUN, where defined, say that an axis is made of runs of so many positions,
+// as the pixels of an image are of its lines: vectors are asked for inside a run only.
+#ifdef M_RUN
+#define M_INSIDE(m) ((m) % M_RUN + VW <= M_RUN)
+#else
+#define M_INSIDE(m) 1
+#endif
+#ifdef N_RUN
+#define N_INSIDE(n) ((n) % N_RUN + VW <= N_RUN)
+#else
+#define N_INSIDE(n) 1
+#endif
+#ifdef K_RUN
+#define K_INSIDE(k) ((k) % K_RUN + VW <= K_RUN)
+#else
+#define K_INSIDE(k) 1
+#endif
 #ifndef TILES_PER_ITEM
 #define TILES_PER_ITEM 1 // consecutive tiles a work-item computes; more for tiny batched ones
 #endif
@@ -207,21 +224,28 @@ void KERNEL_NAME(PARAMS)
 #if A_PACK
 #if A_UNIT == 2
             for (int k = 0; k < depth; ++k) {
-                int m = 0;
-                for (; m + VW <= rows; m += VW)
-                    VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
-                for (; m < padded_rows; ++m)
-                    a_block[A_AT(m, k)] = m < rows ? LOAD_A(b, m0 + m, k0 + k) : 0;
+                for (int m = 0, step; m < padded_rows; m += step) {
+                    step = m + VW <= rows && M_INSIDE(m0 + m) ? VW : 1;
+                    if (step == VW) {
+                        VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
+                    } else {
+                        a_block[A_AT(m, k)] = m < rows ? LOAD_A(b, m0 + m, k0 + k) : 0;
+                    }
+                }
             }
 #else
             for (int m = 0; m < rows; ++m) {
-                int k = 0;
+                for (int k = 0, step; k < depth; k += step) {
+                    step = 1;
 #if A_UNIT == 1
-                for (; k + VW <= depth; k += VW)
-                    VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
+                    if (k + VW <= depth && K_INSIDE(k0 + k)) {
+                        step = VW;
+                        VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
+                        continue;
+                    }
 #endif
-                for (; k < depth; ++k)
                     a_block[A_AT(m, k)] = LOAD_A(b, m0 + m, k0 + k);
+                }
             }
             for (int m = rows; m < padded_rows; ++m)
                 for (int k = 0; k < depth; ++k)
@@ -234,44 +258,53 @@ void KERNEL_NAME(PARAMS)
                 const int width = LESSER(NR, N - n1);
 
                 // ---- pack B: b_panel[k][n] = B(b, k0+k, n1+n)
-                int k_done = 0;
+                for (int k = 0, step; k < depth; k += step) {
+                    step = 1;
 #if B_UNIT == 2
-                for (; width == NR && k_done < depth; ++k_done) {
-                    #pragma unroll
-                    for (int v = 0; v < NV; ++v)
-                        b_panel[k_done * NV + v] = LOAD_B_V(b, k0 + k_done, n1 + v * VW);
-                }
+                    if (width == NR) {
+                        #pragma unroll
+                        for (int v = 0; v < NV; ++v) {
+                            if (N_INSIDE(n1 + v * VW)) {
+                                b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
+                            } else {
+                                for (int n = v * VW; n < v * VW + VW; ++n)
+                                    b_lanes[k * NR + n] = LOAD_B(b, k0 + k, n1 + n);
+                            }
+                        }
+                        continue;
+                    }
 #elif B_UNIT == 1
-                // VW x VW blocks, transposed in registers: interleaving the rows' upper half
-                // with their lower half rotates the bits of (row, lane) by one; log2(VW) times
-                // exchanges row and lane.
-                for (; width == NR && k_done + VW <= depth; k_done += VW) {
-                    for (int v = 0; v < NV; ++v) {
-                        ACC_V x[VW];
-                        ACC_V y[VW];
-                        #pragma unroll
-                        for (int i = 0; i < VW; ++i)
-                            x[i] = LOAD_B_V(b, k0 + k_done, n1 + v * VW + i);
-                        #pragma unroll
-                        for (int bits = 1; bits < VW; bits *= 2) {
+                    // VW x VW blocks, transposed in registers: interleaving the rows' upper half
+                    // with their lower half rotates the bits of (row, lane) by one; log2(VW)
+                    // times exchanges row and lane.
+                    if (width == NR && k + VW <= depth && K_INSIDE(k0 + k)) {
+                        for (int v = 0; v < NV; ++v) {
+                            ACC_V x[VW];
+                            ACC_V y[VW];
                             #pragma unroll
-                            for (int i = 0; i < VW / 2; ++i) {
-                                y[2 * i].even = x[i].lo;
-                                y[2 * i].odd = x[i + VW / 2].lo;
-                                y[2 * i + 1].even = x[i].hi;
-                                y[2 * i + 1].odd = x[i + VW / 2].hi;
+                            for (int i = 0; i < VW; ++i)
+                                x[i] = LOAD_B_V(b, k0 + k, n1 + v * VW + i);
+                            #pragma unroll
+                            for (int bits = 1; bits < VW; bits *= 2) {
+                                #pragma unroll
+                                for (int i = 0; i < VW / 2; ++i) {
+                                    y[2 * i].even = x[i].lo;
+                                    y[2 * i].odd = x[i + VW / 2].lo;
+                                    y[2 * i + 1].even = x[i].hi;
+                                    y[2 * i + 1].odd = x[i + VW / 2].hi;
+                                }
+                                #pragma unroll
+                                for (int i = 0; i < VW; ++i)
+                                    x[i] = y[i];
                             }
                             #pragma unroll
                             for (int i = 0; i < VW; ++i)
-                                x[i] = y[i];
+                                b_panel[(k + i) * NV + v] = x[i];
                         }
-                        #pragma unroll
-                        for (int i = 0; i < VW; ++i)
-                            b_panel[(k_done + i) * NV + v] = x[i];
+                        step = VW;
+                        continue;
                     }
-                }
 #endif
-                for (int k = k_done; k < depth; ++k) {
                     for (int n = 0; n < NR; ++n)
                         b_lanes[k * NR + n] = n < width ? LOAD_B(b, k0 + k, n1 + n) : 0;
                 }
@@ -324,7 +357,7 @@ void KERNEL_NAME(PARAMS)
             for (int n = 0; n < columns; n += VW) {
                 const int at = (n / NR * MB + m) * NV + n % NR / VW;
 #if C_UNIT
-                if (n + VW <= columns) {
+                if (n + VW <= columns && N_INSIDE(n0 + n)) {
                     PUT_V(b, m0 + m, n0 + n, c_block[at]);
                 } else
 #endif

@@ -9,21 +9,22 @@ place through whatever views, and prologue and epilogue are part of the loads an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from simplegrad import ops
 from simplegrad.compiler import tiles
-from simplegrad.compiler.axes import dependences, walk
+from simplegrad.compiler.axes import dependences, indices, walk
 from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter, Target
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import APPLY, LOAD, Kernel, Value
-from simplegrad.compiler.template import Holes, flattened
+from simplegrad.compiler.template import Flat, Holes, flattened_in_runs
 from simplegrad.graph.infer import size_of
 
 _TINY = 4
+_WIDE = 128
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which generated loops are as good."""
 
@@ -35,10 +36,10 @@ class Product:
     kernel: Kernel
     a: Value
     b: Value
-    batch: Var
-    m: Var
-    n: Var
-    k: Var
+    batch: Flat
+    m: Flat
+    n: Flat
+    k: Flat
     variant: str = "tile"
     """``tile``, or where one extent is 1 to 4: ``dot`` (n), ``strip`` (m), ``outer`` (k)."""
     score: float = 0.0
@@ -58,11 +59,12 @@ def match(kernel: Kernel, target: Target) -> Product | None:
     sides = [_axes_of(s, deps, kernel) for s in product.srcs]
     best: Product | None = None
     for a, b in ((0, 1), (1, 0)):
-        grouped = _group(kernel, product.srcs[a], product.srcs[b], sides[a], sides[b])
-        if grouped is not None:
-            grouped = _rated(grouped, target.vector_width)
-            if best is None or grouped.score > best.score:
-                best = grouped
+        for grouped in _grouped(
+            kernel, product.srcs[a], product.srcs[b], sides[a], sides[b], target.family == "cpu"
+        ):
+            rated = _rated(grouped, target.vector_width)
+            if best is None or rated.score > best.score:
+                best = rated
     return best if best is not None and best.score > 0 else None
 
 
@@ -71,26 +73,43 @@ def _axes_of(value: Value, deps: dict[int, frozenset[object]], kernel: Kernel) -
     return {v for v in (*kernel.outer, *kernel.reduce) if v in found}
 
 
-def _group(kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var]) -> Product | None:
+def _grouped(
+    kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var], in_runs: bool
+) -> Iterator[Product]:
+    """Yield the kernel over (b, m, n | k): with n as the last axes alone, then with all of its own.
+
+    `in_runs`: the template takes axes made of runs, as the pixels of an image are of its lines.
+    """
     m_axes = [v for v in kernel.outer if v in in_a and v not in in_b]
-    n_axes = [v for v in kernel.outer if v in in_b and v not in in_a]
-    if not m_axes or not n_axes or not kernel.reduce:
-        return None
-    related = [v.index for v in walk([b]) if v.index is not None]
-    related += [o.index for o in kernel.outputs]
-    n_axes = _mergeable_tail(n_axes, related)
-    batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes]
-    groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
-    rewriter, (batch, m, n, k) = flattened(groups)
-    new = rewriter.kernel(kernel, (batch, m, n), (k,))
-    return Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
+    all_n = [v for v in kernel.outer if v in in_b and v not in in_a]
+    if not m_axes or not all_n or not kernel.reduce:
+        return
+    reads_a, reads_b = _expressions(a), _expressions(b)
+    stores = [o.index for o in kernel.outputs]
+    tail = _mergeable_tail(all_n, reads_b + stores)
+    runs = {
+        "m": len(_mergeable_tail(m_axes, reads_a + stores)),
+        "n": len(tail),
+        "k": len(_mergeable_tail(list(kernel.reduce), reads_a + reads_b)),
+    }
+    for n_axes in (tail, all_n) if len(tail) < len(all_n) else (tail,):
+        batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes]
+        groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
+        rewriter, (batch, m, n, k) = flattened_in_runs(groups, runs if in_runs else {})
+        new = rewriter.kernel(kernel, (*batch.vars, *m.vars, *n.vars), k.vars)
+        yield Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
 
 
-def _mergeable_tail(axes: list[Var], indices: list[Index]) -> list[Var]:
-    """Return the last axes that one index runs through contiguously, wherever it is used."""
+def _expressions(value: Value) -> list[Index]:
+    """Return what the loads behind a value compute with loop variables."""
+    return [index for v in walk([value]) for index in indices(v)]
+
+
+def _mergeable_tail(axes: list[Var], expressions: list[Index]) -> list[Var]:
+    """Return the last axes that every expression runs through as through one."""
     tail = axes[-1:]
     for outer, inner in zip(reversed(axes[:-1]), reversed(axes[1:]), strict=True):
-        for index in indices:
+        for index in expressions:
             far, near = index.coefficient(outer), index.coefficient(inner)
             if far is None or near is None or far != near * inner.extent:
                 return tail
@@ -114,21 +133,42 @@ def _rated(product: Product, lanes: int) -> Product:
     What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
     """
     m, n, k = product.m.extent, product.n.extent, product.k.extent
-    stored = any(o.index.coefficient(product.n) == 1 for o in product.kernel.outputs)
-    along_n = unit_axis(product.b, (product.n,)) == 1
+    outputs = product.kernel.outputs
+    stored = any(o.index.coefficient(product.n.inside) == 1 for o in outputs)
+    along_n = _along(product.b, (product.n,), lanes) == 1
     if k <= _TINY:
-        good = n >= lanes and stored
+        good = n >= lanes and stored and not product.n.run
         return replace(product, variant="outer", score=9.0 if good else 0.0)
-    if n <= _TINY and unit_axis(product.a, (product.k,)) == 1 and k >= lanes:
+    a_along_k = not product.k.run and unit_axis(product.a, (product.k.inside,)) == 1
+    if n <= _TINY and a_along_k and k >= lanes:
         return replace(product, variant="dot", score=8.0)
-    if m <= _TINY and along_n and n >= 2 * lanes:
+    if m <= _TINY and along_n and n >= 2 * lanes and not product.n.run:
         return replace(product, variant="strip", score=8.0)
     if 2 * n < lanes or m < 2:
         return replace(product, score=0.0)
-    filled = n / (-(-n // lanes) * lanes)
-    score = 3 * filled if n >= lanes else filled
-    score += 2.0 * along_n + 1.0 * (unit_axis(product.b, (product.k,)) == 1) + stored
-    return replace(product, score=score + min(m, 8) / 8)
+    score = _filled_share(n, lanes) * (3 if n >= lanes else 1) + stored
+    score += 2.0 * along_n * _whole_share(product.n, lanes)
+    score += (_along(product.b, (product.k,), lanes) == 1) * _whole_share(product.k, lanes)
+    # A is packed anew for every _WIDE columns: few columns make that dear.
+    return replace(product, score=score + min(m, 8) / 8 + min(n, _WIDE) / _WIDE)
+
+
+def _along(value: Value, axes: Sequence[Flat], lanes: int) -> int:
+    """Return the number (from 1) of the first axis along which vectors can be loaded, or 0."""
+    numbers = [i for i, axis in enumerate(axes, 1) if not axis.run or axis.run >= lanes]
+    found = unit_axis(value, [axes[i - 1].inside for i in numbers])
+    return numbers[found - 1] if found else 0
+
+
+def _filled_share(extent: int, lanes: int) -> float:
+    """Return the share of the lanes that hold something when an axis is cut into vectors."""
+    return extent / (-(-extent // lanes) * lanes)
+
+
+def _whole_share(axis: Flat, lanes: int) -> float:
+    """Return the share of positions that vectors inside runs reach; the rest goes one by one."""
+    run = axis.run or axis.extent
+    return run // lanes * lanes / run
 
 
 # Filling the templates ----------------------------------------------------------------------------
@@ -141,7 +181,7 @@ def render(product: Product, target: Target) -> Body:
 
 def _cpu(product: Product, target: Target) -> Body:
     lanes = target.vector_width
-    a_unit, b_unit = _units(product)
+    a_unit, b_unit = _units(product, lanes)
     if product.variant != "tile":
         a_unit = a_unit if a_unit == 1 else 0
     stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
@@ -150,15 +190,15 @@ def _cpu(product: Product, target: Target) -> Body:
 
 
 def _gpu(product: Product, target: Target) -> Body:
-    units = _units(product)
+    units = _units(product, 1)
     tile = tiles.choose(_shape(product, "einsum_gpu", units), target)
     return _body(product, target, tile, tile.parameters["VW"], units, "einsum_gpu")
 
 
-def _units(product: Product) -> tuple[int, int]:
+def _units(product: Product, lanes: int) -> tuple[int, int]:
     """Return A_UNIT and B_UNIT, which name the axes of vector loads."""
-    a_unit = unit_axis(product.a, (product.k, product.m))
-    return a_unit, {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
+    m, n, k = product.m, product.n, product.k
+    return _along(product.a, (k, m), lanes), (0, 2, 1)[_along(product.b, (n, k), lanes)]
 
 
 def _shape(product: Product, origin: str, units: tuple[int, int]) -> tiles.Shape:
@@ -171,7 +211,8 @@ def _extents(product: Product) -> dict[str, object]:
     extents = {"BATCH": product.batch, "M": product.m, "N": product.n, "K": product.k}
     defines: dict[str, object] = {name: var.extent for name, var in extents.items()}
     defines["ACC_T"] = product.kernel.reductions[0].value.dtype.compute
-    return defines
+    runs = {"M_RUN": product.m.run, "N_RUN": product.n.run, "K_RUN": product.k.run}
+    return defines | {name: run for name, run in runs.items() if run}
 
 
 def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: int) -> Holes:
