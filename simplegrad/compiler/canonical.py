@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.compiler.nested_sums import join_sums
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, const_value, make, topological
@@ -30,11 +31,13 @@ class Canonical:
         self.targets, self.glued = targets, glued
 
 
-def canonicalise(order: Sequence[Node], targets: Sequence[Node]) -> Canonical:
-    """Expand composites, apply exact algebra, merge equal nodes."""
+def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = True) -> Canonical:
+    """Expand composites, join nested sums where fusion is on, apply algebra, merge equal nodes."""
     pieces: list[Node] = []
     expanded = rewrite(order, lambda node: _expand(node, pieces))
     roots = [expanded[id(t)] for t in targets]
+    if fusion:
+        roots = join_sums(roots, pieces)
     table: dict[tuple[int, ...], Node] = {}
     merged = rewrite(topological(roots), lambda node: _merge(_simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}

@@ -18,9 +18,10 @@ from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import dependences, indices, walk
 from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter, Target
-from simplegrad.compiler.index import Index, Var
-from simplegrad.compiler.kernel import APPLY, LOAD, Kernel, Value
+from simplegrad.compiler.index import Guard, Index, Var
+from simplegrad.compiler.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
 from simplegrad.compiler.template import Flat, Holes, flattened_in_runs
+from simplegrad.dtypes import bool_
 from simplegrad.graph.infer import size_of
 
 _TINY = 4
@@ -49,6 +50,7 @@ def match(kernel: Kernel, target: Target) -> Product | None:
     """Return the kernel as a matrix product, or None where generated loops serve it better."""
     if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM or kernel.split:
         return None
+    kernel = _guarded_factor(kernel)
     product = kernel.reductions[0].value
     if product.form != APPLY or product.op is not ops.MUL or not product.dtype.is_float:
         return None
@@ -66,6 +68,51 @@ def match(kernel: Kernel, target: Target) -> Product | None:
             if best is None or rated.score > best.score:
                 best = rated
     return best if best is not None and best.score > 0 else None
+
+
+def _guarded_factor(kernel: Kernel) -> Kernel:
+    """Return a kernel that sums ``inside ? A * B : 0`` as one that sums ``(inside ? A : 0) * B``.
+
+    B is the factor that stands inside its buffers everywhere. Other kernels come back as they are.
+    """
+    value, guards = kernel.reductions[0].value, dict[Guard, None]()
+    while value.op is ops.WHERE and value.srcs[0].form == GUARD and _is_zero(value.srcs[2]):
+        guards |= dict.fromkeys(value.srcs[0].guards)
+        value = value.srcs[1]
+    if not guards or value.op is not ops.MUL:
+        return kernel
+    for a, b in (value.srcs, value.srcs[::-1]):
+        free = _unguarded(b, frozenset(guards), kernel)
+        if free is None:
+            continue
+        if a.form != LOAD or a.number != 0 or not set(guards) <= set(a.guards):
+            inside = Value(GUARD, bool_, guards=tuple(guards))
+            zero = Value(CONST, a.dtype, number=0)
+            a = Value(APPLY, a.dtype, op=ops.WHERE, srcs=(inside, a, zero))
+        product = replace(value, srcs=(a, free))
+        return replace(kernel, reductions=(replace(kernel.reductions[0], value=product),))
+    return kernel
+
+
+def _is_zero(value: Value) -> bool:
+    return value.form == CONST and value.number == 0
+
+
+def _unguarded(root: Value, guards: frozenset[Guard], kernel: Kernel) -> Value | None:
+    """Return a value whose loads no longer ask for `guards`; None where one would stray."""
+    new: dict[int, Value] = {}
+    for value in walk([root]):
+        left = tuple(g for g in value.guards if g not in guards)
+        if value.index is not None and value.index.tokens():
+            return None
+        if value.form == LOAD and value.index is not None and len(left) < len(value.guards):
+            low, high = value.index.low, value.index.high
+            if not 0 <= low <= high < kernel.args[value.arg].size:
+                return None
+        srcs = tuple(new[id(s)] for s in value.srcs)
+        same = left == value.guards and srcs == value.srcs
+        new[id(value)] = value if same else replace(value, guards=left, srcs=srcs)
+    return new[id(root)]
 
 
 def _axes_of(value: Value, deps: dict[int, frozenset[object]], kernel: Kernel) -> set[Var]:

@@ -23,6 +23,7 @@ from simplegrad import ops
 from simplegrad.compiler.canonical import Canonical
 from simplegrad.compiler.index import Index, Var, flatten, unflatten
 from simplegrad.compiler.lower import Position, source_position
+from simplegrad.compiler.nested_sums import behind_views
 from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node, topological
 
@@ -403,9 +404,9 @@ def _outer_size(group: Group) -> int:
 
 def _is_contraction(root: Node, reading: Reading) -> bool:
     """Whether a sum of products reads much less than it multiplies."""
-    source = root.srcs[0]
+    source = behind_views(root.srcs[0])
     read = sum(n.size for n in reading.nodes.values() if n.op is not ops.SCALAR)
-    return root.op is ops.SUM and source.op is ops.MUL and source.size >= 2 * read
+    return root.op is ops.SUM and source.op is ops.MUL and root.srcs[0].size >= 2 * read
 
 
 def fuse(canonical: Canonical, limits: Limits, fusion: bool) -> Sequence[Group]:

@@ -176,6 +176,11 @@ class Index:
             b2 = Index(tuple(rest), self.const)
             if b2.low >= 0 and b2.high < k:
                 return Index(tuple(whole), 0), b2
+            # So may what is left of every coefficient: 4*x = 3*x + x within 0 … 2 for k = 3.
+            b3 = Index(tuple((a, c % k) for a, c in rest), self.const % k)
+            if b3.high < k:
+                parts = [(a, c // k) for a, c in self.terms if c // k]
+                return Index(tuple(parts), self.const // k), b3
         return a, b
 
     def substitute(self, changes: Mapping[Any, Index]) -> Index:

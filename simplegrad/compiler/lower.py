@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from simplegrad import dtypes, ops
-from simplegrad.compiler.index import Dyn, Guard, Index, flatten, unflatten
+from simplegrad.compiler.index import Dyn, Guard, Index, Var, flatten, unflatten
 from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
@@ -43,6 +43,9 @@ class Builder:
         self._positions: dict[int, int] = {}
         self._values: dict[Any, Value] = {}
         self._memo: dict[Any, Value] = {}
+        self._bounded: dict[tuple[Index, int], Index] = {}
+        self._behind: dict[Any, Index] = {}
+        """What the variables of `_bounded` stand for."""
 
     def argument(self, node: Node, role: str) -> int:
         """Return the position of the parameter for a node's data or number."""
@@ -73,11 +76,11 @@ class Builder:
     def _evaluate(self, node: Node, position: Position, guards: tuple[Guard, ...]) -> Value:
         known = self.known.get(id(node))
         if known is not None:
-            if flatten(position, node.shape) == known[0]:
+            if self._resolved(flatten(position, node.shape)) == known[0]:
                 return known[1]
             raise AssertionError(f"lower: {node} is read inside its own kernel elsewhere")
         if node.buffer is not None or node.op is ops.BUFFER or id(node) in self._stored:
-            index = flatten(position, node.shape)
+            index = self._resolved(flatten(position, node.shape))
             arg = self.argument(node, "in")
             return self.value(form=LOAD, dtype=node.dtype, arg=arg, index=index, guards=guards)
         return self.compute(node, position, guards)
@@ -89,7 +92,8 @@ class Builder:
         if node.op is ops.CONST:
             return self.value(form=CONST, dtype=node.dtype, number=const_value(node))
         if node.op is ops.IOTA:
-            return self.value(form=INDEX, dtype=node.dtype, index=position[0])
+            index = self._resolved(position[0])
+            return self.value(form=INDEX, dtype=node.dtype, index=index)
         if node.op.kind == ops.VIEW or node.op is ops.TAKE:
             return self._view(node, position, guards)
         srcs = tuple([self.at(s, position, guards) for s in node.srcs])
@@ -106,7 +110,10 @@ class Builder:
         fill = dtype_number(node.arg[1], node.dtype)
         if any(g.never for g in conditions):
             return self.value(form=CONST, dtype=node.dtype, number=fill)
-        conditions = tuple(g for g in conditions if not g.always)
+        conditions = tuple(
+            Guard(self._resolved(g.index), g.low, g.high) for g in conditions if not g.always
+        )
+        inner = tuple([self._within(i, n) for i, n in zip(inner, source.shape, strict=True)])
         value = self.at(source, inner, guards + conditions)
         if not conditions:
             return value
@@ -117,6 +124,26 @@ class Builder:
         outside = self.value(form=CONST, dtype=node.dtype, number=fill)
         srcs = (guard, value, outside)
         return self.value(form=APPLY, dtype=node.dtype, op=ops.WHERE, srcs=srcs)
+
+    def _within(self, index: Index, extent: int) -> Index:
+        """Return a position that a guard keeps within an axis as a variable of that extent.
+
+        Views further down simplify by that range; loads get the position itself back.
+        """
+        if index.low >= 0 and index.high < extent:
+            return index
+        found = self._bounded.get((index, extent))
+        if found is None:
+            var = Var("within", extent)
+            found = self._bounded[(index, extent)] = Index(((var, 1),), 0)
+            self._behind[var] = index
+        return found
+
+    def _resolved(self, index: Index) -> Index:
+        """Return an index with the positions that `_within` put aside."""
+        while any(a in self._behind for a in index.atoms()):
+            index = index.substitute(self._behind)
+        return index
 
     def _taken(self, node: Node, position: Position, guards: tuple[Guard, ...]) -> Position:
         source, indices = node.srcs

@@ -1,6 +1,6 @@
 """The compiler as one visible list of passes, from graph nodes to launches.
 
-    canonicalise   composites become primitives, equal nodes one      `canonical`
+    canonicalise   composites become primitives, equal nodes one      `canonical`, `nested_sums`
     fuse           nodes become groups, one per kernel                `fuse`
     lower          groups become kernels over index expressions       `groups`, `lower`
     render         kernels become OpenCL C bodies of one family       `cpu`, `gpu`, templates
@@ -89,7 +89,7 @@ def compile_graph(
     _check_dtypes(order, target)
     limits = device_limits(target)
     checked = settings.current().verify
-    canonical = canonicalise(order, targets)
+    canonical = canonicalise(order, targets, fusion)
     if checked:
         verify_canonical(canonical, targets)
     groups = fuse(canonical, limits, fusion)
