@@ -90,9 +90,12 @@ def _fit_tile(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     batch, m, n, k = shape.extents
     nv, mr = min(recipe["NV"], -(-n // lanes)), min(recipe["MR"], m)
     nr = nv * lanes
-    nb = min(max(recipe["NB"] // nr, 1) * nr, _up(n, nr))
     mb = min(max(recipe["MB"] // mr, 1) * mr, _up(m, mr))
     want = 4 * target.compute_units
+    columns = recipe["NB"] * max(recipe["MB"] // mb, 1)  # few rows: packing them should pay
+    while columns > recipe["NB"] and batch * -(-n // columns) < want:
+        columns //= 2
+    nb = min(max(columns // nr, 1) * nr, _up(n, nr))
     while batch * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
         mb = _up(-(-mb // 2), mr)
     tiles = batch * -(-m // mb) * -(-n // nb)
