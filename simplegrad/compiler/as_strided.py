@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 
+from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import merge_axes, walk
 from simplegrad.compiler.ctext import width
 from simplegrad.compiler.emit import Body, Emitter, Kept, Target
@@ -23,8 +24,6 @@ from simplegrad.graph.infer import size_of
 _LEAST_ELEMENTS = 1 << 14
 _LEAST_EXTENT = 8
 _MOST_VIEWS = 3
-_TILE = {1: (64, 64), 2: (64, 64), 4: (32, 64), 8: (32, 32)}
-"""(TI, TJ) of a private tile by bytes of an element: some 8 KiB, in runs of cache lines."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +91,8 @@ def render(turned: Turned, target: Target) -> Body:
     gpu = target.family == "gpu"
     ctype = turned.views[0].dtype.compute
     i, j, batch = turned.i.extent, turned.j.extent, turned.batch.extent
-    ti, tj = (32, 32) if gpu else _TILE[width(ctype)]
-    pitch = tj + (1 if gpu else 64 // width(ctype))
+    origin = f"as_strided {target.family}"
+    tile = tiles.choose(tiles.Shape(origin, (batch, i, j), ctype), target)
     lanes = target.vector_width
     axes = {"b": turned.batch, "i": turned.i, "j": turned.j}
     holes = Holes(turned.kernel, axes, lanes, target.family)
@@ -102,7 +101,7 @@ def render(turned: Turned, target: Target) -> Body:
         if not gpu:
             holes.load(f"LOAD_V_{number}", view, ("b", "i", "j"), "i")
     given = f"{'__local' if gpu else '__private'} const {ctype} *turned"
-    prepare = partial(_from_tile, turned.views, ti * pitch)
+    prepare = partial(_from_tile, turned.views, tile.parameters["TI"] * tile.parameters["PITCH"])
     holes.store("STORE", ("b", "i", "j"), "", given, prepare)
     if not gpu:
         holes.store("STORE_V", ("b", "i", "j"), "j", given, prepare)
@@ -113,17 +112,15 @@ def render(turned: Turned, target: Target) -> Body:
             holes.touch(f"AHEAD_{number}", view.arg, view.index, ("b", "i", "j"), False)
         output = turned.kernel.outputs[0]
         holes.touch("AHEAD_STORE", output.arg, output.index, ("b", "i", "j"), True)
-    tiles = batch * -(-i // ti) * -(-j // tj)
-    each = 1 if gpu else max(1, tiles // (16 * target.compute_units))
     defines = {
         "GPU": int(gpu), "BATCH": batch, "I": i, "J": j, "VIEWS": len(turned.views), "T": ctype,
-        "VW": lanes, "TI": ti, "TJ": tj, "PITCH": pitch, "TILES": each,
+        "VW": lanes, **tile.parameters,
     }  # fmt: skip
-    text = holes.program("as_strided", defines)
+    text = holes.program(tile.stem, defines)
     kernel = turned.kernel
     return Body(
-        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=-(-tiles // each),
-        group_size=ti * 8 if gpu else 1, template=text, origin=f"as_strided {target.family}",
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
+        group_size=tile.group_size, template=text, origin=origin,
     )  # fmt: skip
 
 

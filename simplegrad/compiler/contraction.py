@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from simplegrad import ops
+from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import dependences, walk
 from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter, Target
@@ -140,80 +141,30 @@ def render(product: Product, target: Target) -> Body:
 
 def _cpu(product: Product, target: Target) -> Body:
     lanes = target.vector_width
-    a_unit = unit_axis(product.a, (product.k, product.m))
-    b_unit = {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
-    if product.variant == "tile":
-        stem, tiles, groups = _tile(product, target)
-    else:
-        stem, tiles, groups = _skinny(product, target)
+    a_unit, b_unit = _units(product)
+    if product.variant != "tile":
         a_unit = a_unit if a_unit == 1 else 0
-    holes = _filled(product, target, lanes, a_unit, b_unit)
-    defines = _extents(product) | {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tiles}
-    return _body(product, holes.program(stem, defines), groups, 1, f"{stem} {product.variant}")
-
-
-def _up(n: int, step: int) -> int:
-    return -(-n // step) * step
-
-
-def _tile(product: Product, target: Target) -> tuple[str, dict[str, object], int]:
-    """Return (template, tile parameters, work-items) of the register-tiled kernel."""
-    lanes = target.vector_width
-    m, n, k, batch = (v.extent for v in (product.m, product.n, product.k, product.batch))
-    mr, nv = (6, 2) if lanes <= 8 else (8, 3)
-    nv, mr = min(nv, -(-n // lanes)), min(mr, m)
-    nr = nv * lanes
-    nb = min(max(128 // nr, 1) * nr, _up(n, nr))
-    mb = min(96 // mr * mr, _up(m, mr))
-    want = 4 * target.compute_units
-    while batch * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
-        mb = _up(-(-mb // 2), mr)
-    tiles = batch * -(-m // mb) * -(-n // nb)
-    per_item = max(1, min(tiles // (8 * target.compute_units), (1 << 18) // (mb * nb * k)))
-    parameters: dict[str, object] = {"MR": mr, "NV": nv, "KB": min(256, _up(k, lanes))}
-    parameters |= {"MB": mb, "NB": nb, "TILES_PER_ITEM": per_item}
-    return "einsum_cpu", parameters, -(-tiles // per_item)
-
-
-def _skinny(product: Product, target: Target) -> tuple[str, dict[str, object], int]:
-    """Return (template, tile parameters, work-items) where one extent is tiny."""
-    lanes, items = target.vector_width, 4 * target.compute_units
-    m, n, k, batch = (v.extent for v in (product.m, product.n, product.k, product.batch))
-    parameters: dict[str, object]
-    if product.variant == "dot":
-        mr, ku = {1: (4, 2), 2: (2, 2), 3: (2, 2), 4: (2, 1)}[n]
-        mb = min(64, _up(max(m * batch // items, 1), mr), _up(m, mr))
-        parameters = {"VARIANT": 1, "MR": mr, "KU": ku, "MB": mb, "KB": min(1024, _up(k, lanes))}
-        return "einsum_cpu_skinny", parameters, batch * -(-m // mb)
-    if product.variant == "strip":
-        nv = min({1: 8, 2: 4, 3: 4, 4: 2}[m], n // lanes)
-        nr = nv * lanes
-        nb = min(max(128 // nr, 1) * nr, _up(n, nr))
-        parameters = {"VARIANT": 2, "NV": nv, "NB": nb, "KB": 64}
-        return "einsum_cpu_skinny", parameters, batch * -(-n // nb)
-    nv = 4 if n >= 4 * lanes else 1
-    nb = min(max(512 // (nv * lanes), 1) * nv * lanes, _up(n, nv * lanes))
-    mb = min(64, max(m * batch // items, 1))
-    parameters = {"VARIANT": 3, "NV": nv, "NB": nb, "MB": mb}
-    return "einsum_cpu_skinny", parameters, batch * -(-m // mb) * -(-n // nb)
+    stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
+    tile = tiles.choose(_shape(product, f"{stem} {product.variant}", (a_unit, b_unit)), target)
+    return _body(product, target, tile, lanes, (a_unit, b_unit), f"{stem} {product.variant}")
 
 
 def _gpu(product: Product, target: Target) -> Body:
-    lanes = 4
-    m, n, batch = (v.extent for v in (product.m, product.n, product.batch))
-    wide = m > 32 and n > 32 and target.max_work_group >= 256
-    # Small tiles where large ones would leave most of the device idle, or mostly be padding.
-    wide = wide and batch * -(-m // 64) * -(-n // 64) >= target.compute_units
-    lanes, tile, side = (4, 64, 16) if wide else (2, 16, 8)
+    units = _units(product)
+    tile = tiles.choose(_shape(product, "einsum_gpu", units), target)
+    return _body(product, target, tile, tile.parameters["VW"], units, "einsum_gpu")
+
+
+def _units(product: Product) -> tuple[int, int]:
+    """Return A_UNIT and B_UNIT, which name the axes of vector loads."""
     a_unit = unit_axis(product.a, (product.k, product.m))
-    b_unit = {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
-    defines = _extents(product) | {
-        "VW": lanes, "TM": tile, "TN": tile, "WM": side, "WN": side,
-        "A_UNIT": a_unit, "B_UNIT": b_unit,
-    }  # fmt: skip
-    text = _filled(product, target, lanes, a_unit, b_unit).program("einsum_gpu", defines)
-    groups = batch * -(-m // tile) * -(-n // tile)
-    return _body(product, text, groups, side * side, "einsum_gpu")
+    return a_unit, {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
+
+
+def _shape(product: Product, origin: str, units: tuple[int, int]) -> tiles.Shape:
+    extents = tuple(v.extent for v in (product.batch, product.m, product.n, product.k))
+    ctype = product.kernel.reductions[0].value.dtype.compute
+    return tiles.Shape(origin, extents, ctype, units)
 
 
 def _extents(product: Product) -> dict[str, object]:
@@ -224,7 +175,7 @@ def _extents(product: Product) -> dict[str, object]:
 
 
 def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: int) -> Holes:
-    """Return the holes of a template; A_UNIT and B_UNIT name the axes of vector loads."""
+    """Return the holes of a template."""
     axes = {"b": product.batch, "m": product.m, "n": product.n, "at_k": product.k}
     holes = Holes(product.kernel, axes, lanes, target.family)
     holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
@@ -243,9 +194,14 @@ def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
     emitter.bind(0, "acc", lanes if wide else 1)
 
 
-def _body(product: Product, text: str, groups: int, group_size: int, origin: str) -> Body:
+def _body(
+    product: Product, target: Target, tile: tiles.Tile, lanes: int, units: tuple[int, int],
+    origin: str,
+) -> Body:  # fmt: skip
     kernel = product.kernel
+    defines = {"VW": lanes, "A_UNIT": units[0], "B_UNIT": units[1], **tile.parameters}
+    text = _filled(product, target, lanes, *units).program(tile.stem, _extents(product) | defines)
     return Body(
-        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=groups,
-        group_size=group_size, template=text, origin=origin,
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
+        group_size=tile.group_size, template=text, origin=origin,
     )  # fmt: skip

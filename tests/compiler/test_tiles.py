@@ -1,0 +1,76 @@
+"""Candidate tiles: every one is something that its template takes, and covers the result."""
+
+from __future__ import annotations
+
+import pytest
+
+from simplegrad.compiler import tiles
+from simplegrad.compiler.emit import Target
+from simplegrad.compiler.tiles import Shape
+
+TARGETS = {
+    "cpu8": Target("cpu", 8, 2),
+    "cpu4": Target("cpu", 4, 64),
+    "cpu16": Target("cpu", 16, 2),
+    "gpu": Target("gpu", 4, 20, 1024, 48 << 10),
+    "small gpu": Target("gpu", 4, 2, 64, 16 << 10),
+}
+EXTENTS = [(1, 512, 512, 512), (1, 1000, 777, 333), (64, 32, 48, 64), (1, 7, 5, 100_000)]
+SHAPES = {
+    "einsum_cpu tile": EXTENTS,
+    "einsum_cpu_skinny dot": [(1, 600, n, 1000) for n in (1, 2, 3, 4)] + [(300, 5, 1, 40)],
+    "einsum_cpu_skinny strip": [(1, m, 777, 333) for m in (1, 2, 3, 4)] + [(50, 2, 64, 10)],
+    "einsum_cpu_skinny outer": [(1, 333, n, k) for n, k in ((17, 1), (4096, 2), (600, 4))],
+    "einsum_gpu": EXTENTS,
+    "as_strided cpu": [(1, 257, 300), (64, 64, 64)],
+    "as_strided gpu": [(1, 257, 300), (64, 64, 64)],
+}
+CASES = [
+    (name, extents, target)
+    for name, shapes in SHAPES.items()
+    for extents in shapes
+    for target in TARGETS
+    if ("gpu" in target) == ("gpu" in name)
+    and (name, target) != ("as_strided gpu", "small gpu")  # `as_strided.match` asks for 256
+]
+
+
+def test_every_template_is_tested() -> None:
+    assert SHAPES.keys() == tiles._TEMPLATES.keys()
+
+
+@pytest.mark.parametrize(("name", "extents", "target"), CASES)
+def test_candidates_fit_their_template(name: str, extents: tuple[int, ...], target: str) -> None:
+    device = TARGETS[target]
+    shape = Shape(name, extents)
+    found = tiles.candidates(shape, device)
+    assert found[0] == tiles.choose(shape, device)
+    parameters = [tile.parameters for tile in found]
+    assert len({tuple(p.items()) for p in parameters}) == len(found)
+    for tile in found:
+        assert tile.stem == name.split()[0]
+        assert tile.groups > 0 and 0 < tile.group_size <= device.max_work_group
+        assert all(number > 0 for number in tile.parameters.values()), tile
+        _check(tile.parameters, extents, device.vector_width, tile.groups)
+
+
+def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int) -> None:
+    """What the heads of the templates ask for, and a launch that reaches every result."""
+    if "TI" in p:
+        batch, i, j = extents
+        assert p["PITCH"] >= p["TJ"]
+        assert groups * p["TILES"] >= batch * -(-i // p["TI"]) * -(-j // p["TJ"])
+        return
+    batch, m, n, _ = extents
+    if "TM" in p:
+        assert p["TM"] % (p["WM"] * p["VW"]) == p["TN"] % (p["WN"] * p["VW"]) == 0
+        assert groups == batch * -(-m // p["TM"]) * -(-n // p["TN"])
+        return
+    rows, columns = -(-m // p.get("MB", m)), -(-n // p.get("NB", n))
+    assert groups * p.get("TILES_PER_ITEM", 1) >= batch * rows * columns
+    assert p.get("MB", 0) % p.get("MR", 1) == 0
+    assert p.get("NB", 0) % (p.get("NV", 1) * lanes) == 0
+    if p.get("VARIANT") == 2:
+        assert n >= p["NV"] * lanes
+    if "KB" in p and p.get("VARIANT") != 2:
+        assert p["KB"] % lanes == 0
