@@ -17,9 +17,10 @@ from simplegrad import ops
 from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import dependences, walk
 from simplegrad.compiler.ctext import vector
-from simplegrad.compiler.emit import Body, Emitter, Target
+from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import APPLY, LOAD, Kernel, Value
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
 
@@ -108,13 +109,17 @@ def unit_axis(value: Value, axes: Sequence[Var]) -> int:
     return 0
 
 
+def _stored_along_n(kernel: Kernel, n: Var) -> bool:
+    return any(o.index.coefficient(n) == 1 for o in kernel.outputs)
+
+
 def _rated(product: Product, lanes: int) -> Product:
     """Choose the variant of an orientation, and weigh it against the other orientation.
 
     What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
     """
     m, n, k = product.m.extent, product.n.extent, product.k.extent
-    stored = any(o.index.coefficient(product.n) == 1 for o in product.kernel.outputs)
+    stored = _stored_along_n(product.kernel, product.n)
     along_n = unit_axis(product.b, (product.n,)) == 1
     if k <= _TINY:
         good = n >= lanes and stored
@@ -140,19 +145,18 @@ def render(product: Product, target: Target) -> Body:
 
 
 def _cpu(product: Product, target: Target) -> Body:
-    lanes = target.vector_width
-    a_unit, b_unit = _units(product)
-    if product.variant != "tile":
-        a_unit = a_unit if a_unit == 1 else 0
+    units = _units(product)
     stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
-    tile = tiles.choose(_shape(product, f"{stem} {product.variant}", (a_unit, b_unit)), target)
-    return _body(product, target, tile, lanes, (a_unit, b_unit), f"{stem} {product.variant}")
+    tile = tiles.choose(_shape(product, f"{stem} {product.variant}", units), target)
+    if product.variant != "tile":
+        units = (units[0] if units[0] == 1 else 0, units[1])
+    return _body(product, target, tile, target.vector_width, units)
 
 
 def _gpu(product: Product, target: Target) -> Body:
     units = _units(product)
     tile = tiles.choose(_shape(product, "einsum_gpu", units), target)
-    return _body(product, target, tile, tile.parameters["VW"], units, "einsum_gpu")
+    return _body(product, target, tile, tile.parameters["VW"], units)
 
 
 def _units(product: Product) -> tuple[int, int]:
@@ -164,7 +168,9 @@ def _units(product: Product) -> tuple[int, int]:
 def _shape(product: Product, origin: str, units: tuple[int, int]) -> tiles.Shape:
     extents = tuple(v.extent for v in (product.batch, product.m, product.n, product.k))
     ctype = product.kernel.reductions[0].value.dtype.compute
-    return tiles.Shape(origin, extents, ctype, units)
+    return tiles.Shape(
+        origin, extents, ctype, (*units, int(_stored_along_n(product.kernel, product.n)))
+    )
 
 
 def _extents(product: Product) -> dict[str, object]:
@@ -195,13 +201,13 @@ def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
 
 
 def _body(
-    product: Product, target: Target, tile: tiles.Tile, lanes: int, units: tuple[int, int],
-    origin: str,
+    product: Product, target: Target, tile: tiles.Tile, lanes: int, units: tuple[int, int]
 ) -> Body:  # fmt: skip
     kernel = product.kernel
     defines = {"VW": lanes, "A_UNIT": units[0], "B_UNIT": units[1], **tile.parameters}
     text = _filled(product, target, lanes, *units).program(tile.stem, _extents(product) | defines)
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
-        group_size=tile.group_size, template=text, origin=origin,
+        group_size=tile.group_size, template=text, origin=tile.shape.template,
+        tile=tile,
     )  # fmt: skip

@@ -22,10 +22,11 @@ from simplegrad.compiler import as_strided, contraction, cpu, gpu, scatter
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
-from simplegrad.compiler.emit import Body, Target
+from simplegrad.compiler.emit import Body
 from simplegrad.compiler.fuse import Group, Limits, fuse
 from simplegrad.compiler.groups import Lowered, lower, signature
 from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.verify import verify_kernel
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of

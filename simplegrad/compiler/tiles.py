@@ -2,16 +2,19 @@
 
 A *recipe* names what can be chosen freely, such as ``MR=6 NV=2 KB=256 MB=96 NB=128``; fitted to a
 shape and a device it is a `Tile`, the parameters that the template takes and the size of its
-launch. The first candidate serves a device that nobody measured.
+launch. The first candidate serves a device that nobody measured; `Target.tuned` holds what
+measuring (`runtime.tuner`) found. A recipe from outside counts only if it is a candidate here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from simplegrad.compiler.ctext import width
-from simplegrad.compiler.emit import Target
+from simplegrad.compiler.target import Target, Winner
 
 Recipe = dict[str, int]
 """Parameters chosen freely, in the order in which they are written."""
@@ -28,13 +31,14 @@ class Shape:
     ctype: str = "float"
     """The C type computed with."""
     layout: tuple[int, ...] = ()
-    """A_UNIT and B_UNIT of a contraction."""
+    """A_UNIT and B_UNIT of a contraction, and whether its results stand in a row along n."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """A recipe fitted to a shape."""
 
+    shape: Shape
     recipe: str
     stem: str
     """The template's file, without its ending."""
@@ -43,6 +47,7 @@ class Tile:
     groups: int
     """Work-groups of the launch."""
     group_size: int = 1
+    why: str = "default for this device kind"
 
 
 def candidates(shape: Shape, target: Target) -> list[Tile]:
@@ -53,15 +58,43 @@ def candidates(shape: Shape, target: Target) -> list[Tile]:
         stem, parameters, groups, group_size = fit(recipe, shape, target)
         if all(parameters != tile.parameters for tile in found):
             text = " ".join(f"{name}={number}" for name, number in recipe.items())
-            found.append(Tile(text, stem, parameters, groups, group_size))
+            found.append(Tile(shape, text, stem, parameters, groups, group_size))
     return found
 
 
 def choose(shape: Shape, target: Target) -> Tile:
-    """Return the tile that a template works in."""
-    return candidates(shape, target)[0]
+    """Return the tile that a template works in: the tuned one, or the default."""
+    found = candidates(shape, target)
+    winner = _winners(target.tuned).get(shape_class(shape))
+    if winner is None:
+        return found[0]
+    for tile in found:
+        if tile.recipe == winner.recipe:
+            said = f"{winner.gain:.2f} times as fast as the default"
+            if tile is found[0]:
+                said = "no candidate was clearly faster"
+            return replace(tile, why=f"tuned on {winner.date}: {said}")
+    return replace(found[0], why=f"default; the tuned {winner.recipe} is no candidate here")
 
 
+@lru_cache(maxsize=64)
+def _winners(tuned: frozenset[Winner]) -> dict[str, Winner]:
+    return {winner.shape_class: winner for winner in tuned}
+
+
+def shape_class(shape: Shape) -> str:
+    """Return the name of all shapes that share a winner: tiny extents, and powers of two.
+
+    >>> shape_class(Shape("einsum_cpu tile", (1, 1000, 777, 3), layout=(1, 2, 1)))
+    'einsum_cpu tile, float, 1x1024x1024x3, layout 121'
+    """
+    extents = "x".join(str(n if n <= _EXACT else 1 << round(math.log2(n))) for n in shape.extents)
+    layout = "".join(map(str, shape.layout))
+    return f"{shape.template}, {shape.ctype}, {extents}" + f", layout {layout}" * bool(layout)
+
+
+_EXACT = 4
+"""Extents up to which a template is another one for each."""
 _Fitted = tuple[str, dict[str, int], int, int]
 """(template, its parameters, work-groups, work-items of a group)"""
 
