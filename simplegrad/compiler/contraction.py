@@ -40,6 +40,8 @@ class Product:
     m: Var
     n: Var
     k: Var
+    part: Var | None = None
+    """The outer axis of the parts that k is cut into, where it is; see `kernel.Split`."""
     variant: str = "tile"
     """``tile``, or where one extent is 1 to 4: ``dot`` (n), ``strip`` (m), ``outer`` (k)."""
     score: float = 0.0
@@ -47,7 +49,7 @@ class Product:
 
 def match(kernel: Kernel, target: Target) -> Product | None:
     """Return the kernel as a matrix product, or None where generated loops serve it better."""
-    if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM or kernel.split:
+    if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM:
         return None
     product = kernel.reductions[0].value
     if product.form != APPLY or product.op is not ops.MUL or not product.dtype.is_float:
@@ -80,11 +82,14 @@ def _group(kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var]) -
     related = [v.index for v in walk([b]) if v.index is not None]
     related += [o.index for o in kernel.outputs]
     n_axes = _mergeable_tail(n_axes, related)
-    batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes]
+    part = kernel.split.part if kernel.split else None
+    batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes and v is not part]
     groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
     rewriter, (batch, m, n, k) = flattened(groups)
-    new = rewriter.kernel(kernel, (batch, m, n), (k,))
-    return Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
+    outer = (batch, m, n) if part is None else (part, batch, m, n)
+    # The template cuts k by itself: whatever the parts, their sum is the same.
+    new = rewriter.kernel(replace(kernel, split=None), outer, (k,))
+    return Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k, part)
 
 
 def _mergeable_tail(axes: list[Var], indices: list[Index]) -> list[Var]:
@@ -122,7 +127,7 @@ def _rated(product: Product, lanes: int) -> Product:
     stored = _stored_along_n(product.kernel, product.n)
     along_n = unit_axis(product.b, (product.n,)) == 1
     if k <= _TINY:
-        good = n >= lanes and stored
+        good = n >= lanes and stored and product.part is None
         return replace(product, variant="outer", score=9.0 if good else 0.0)
     if n <= _TINY and unit_axis(product.a, (product.k,)) == 1 and k >= lanes:
         return replace(product, variant="dot", score=8.0)
@@ -141,36 +146,42 @@ def _rated(product: Product, lanes: int) -> Product:
 
 def render(product: Product, target: Target) -> Body:
     """Return the filled template of the target's family."""
-    return _cpu(product, target) if target.family == "cpu" else _gpu(product, target)
+    tile, (a_unit, b_unit) = _chosen(product, target)
+    lanes = tile.parameters.get("VW", target.vector_width)
+    if tile.stem == "einsum_cpu_skinny" and a_unit != 1:
+        a_unit = 0
+    kernel = product.kernel
+    defines = {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tile.parameters}
+    holes = _filled(product, target, lanes, a_unit, b_unit)
+    return Body(
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
+        group_size=tile.group_size, template=holes.program(tile.stem, _extents(product) | defines),
+        origin=tile.shape.template, tile=tile,
+    )  # fmt: skip
 
 
-def _cpu(product: Product, target: Target) -> Body:
-    units = _units(product)
-    stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
-    tile = tiles.choose(_shape(product, f"{stem} {product.variant}", units), target)
-    if product.variant != "tile":
-        units = (units[0] if units[0] == 1 else 0, units[1])
-    return _body(product, target, tile, target.vector_width, units)
+def parts(product: Product, target: Target) -> int:
+    """Return into how many parts k should be cut, which a second stage adds up; 1 for none."""
+    tile, _ = _chosen(product, target)
+    return 1 if tile.shape.template in target.distrusted else tile.parameters.get("SPLIT_K", 1)
 
 
-def _gpu(product: Product, target: Target) -> Body:
-    units = _units(product)
-    tile = tiles.choose(_shape(product, "einsum_gpu", units), target)
-    return _body(product, target, tile, tile.parameters["VW"], units)
-
-
-def _units(product: Product) -> tuple[int, int]:
-    """Return A_UNIT and B_UNIT, which name the axes of vector loads."""
+def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, int]]:
+    """Return the tile, and (A_UNIT, B_UNIT), which name the axes of vector loads."""
     a_unit = unit_axis(product.a, (product.k, product.m))
-    return a_unit, {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
-
-
-def _shape(product: Product, origin: str, units: tuple[int, int]) -> tiles.Shape:
-    extents = tuple(v.extent for v in (product.batch, product.m, product.n, product.k))
-    ctype = product.kernel.reductions[0].value.dtype.compute
-    return tiles.Shape(
-        origin, extents, ctype, (*units, int(_stored_along_n(product.kernel, product.n)))
+    b_unit = {0: 0, 1: 2, 2: 1}[unit_axis(product.b, (product.n, product.k))]
+    origin = "einsum_gpu"
+    if target.family == "cpu":
+        stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
+        origin = f"{stem} {product.variant}"
+    shape = tiles.Shape(
+        origin,
+        tuple(v.extent for v in (product.batch, product.m, product.n, product.k)),
+        product.kernel.reductions[0].value.dtype.compute,
+        (a_unit, b_unit, int(_stored_along_n(product.kernel, product.n))),
+        0 if product.part is None else product.part.extent,
     )
+    return tiles.choose(shape, target), (a_unit, b_unit)
 
 
 def _extents(product: Product) -> dict[str, object]:
@@ -183,6 +194,11 @@ def _extents(product: Product) -> dict[str, object]:
 def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: int) -> Holes:
     """Return the holes of a template."""
     axes = {"b": product.batch, "m": product.m, "n": product.n, "at_k": product.k}
+    where: tuple[str, ...] = ("b", "m", "n")
+    hole = "STORE"
+    if product.part is not None:
+        axes["s"] = product.part
+        where, hole = ("s", *where), "STORE_PART"
     holes = Holes(product.kernel, axes, lanes, target.family)
     holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
     holes.load("LOAD_B", product.b, ("b", "at_k", "n"))
@@ -190,24 +206,11 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
         holes.load("LOAD_A_V", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit])
     if b_unit:
         holes.load("LOAD_B_V", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit])
-    for hole, wide in (("STORE", ""), ("STORE_V", "n")):
+    for name, wide in ((hole, ""), (f"{hole}_V", "n")):
         ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)
-        holes.store(hole, ("b", "m", "n"), wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
+        holes.store(name, where, wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
     return holes
 
 
 def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
     emitter.bind(0, "acc", lanes if wide else 1)
-
-
-def _body(
-    product: Product, target: Target, tile: tiles.Tile, lanes: int, units: tuple[int, int]
-) -> Body:  # fmt: skip
-    kernel = product.kernel
-    defines = {"VW": lanes, "A_UNIT": units[0], "B_UNIT": units[1], **tile.parameters}
-    text = _filled(product, target, lanes, *units).program(tile.stem, _extents(product) | defines)
-    return Body(
-        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
-        group_size=tile.group_size, template=text, origin=tile.shape.template,
-        tile=tile,
-    )  # fmt: skip
