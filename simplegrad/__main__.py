@@ -1,11 +1,17 @@
-"""``python -m simplegrad doctor``: what this machine has, and what to do next."""
+"""``python -m simplegrad doctor``: what this machine has, and what to do next.
+
+``python -m simplegrad tune`` measures the kernels' tiles on a device, for the programs after it.
+"""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from simplegrad.errors import SimplegradError
-from simplegrad.runtime import devices, doctor
+from simplegrad.runtime import devices, doctor, tuned, tuner
+from simplegrad.runtime.opencl import OpenCLDevice
+from simplegrad.runtime.realize import target_of
 
 
 def main() -> None:
@@ -14,9 +20,15 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("doctor", help="drivers that were looked for, devices, cache folder")
     commands.add_parser("devices", help="the selectors of all devices, best first")
-    command = parser.parse_args().command
+    tune = commands.add_parser("tune", help="measure tiles on a device; keep what is faster")
+    tune.add_argument("--budget", type=float, default=60.0, help="seconds (default 60)")
+    tune.add_argument("--device", default="", help="selector (default: the device in force)")
+    tune.add_argument("--export", metavar="PATH", help="only write what was found, as JSON")
+    tune.add_argument("--import", metavar="PATH", dest="source", help="only add such a file's")
+    given = parser.parse_args()
+    run = {"doctor": lambda _: doctor.report(), "devices": lambda _: _devices(), "tune": _tune}
     try:
-        print(doctor.report() if command == "doctor" else _devices())
+        print(run[given.command](given))
     except SimplegradError as error:
         raise SystemExit(str(error)) from None
 
@@ -27,6 +39,37 @@ def _devices() -> str:
         for info in devices.available()
     )
     return "\n".join(lines)
+
+
+def _tune(given: argparse.Namespace) -> str:
+    """Measure, or move what was measured between files; return what to say."""
+    if given.export:
+        found = tuned.everything()
+        try:
+            tuned.write(Path(given.export), found)
+        except OSError as error:
+            raise SimplegradError(f"tune: cannot write {given.export}: {error}") from None
+        return f"{_counted(found)} written to {given.export}"
+    if given.source:
+        found = tuned.read(Path(given.source))
+        tuned.merge(found)
+        return f"{_counted(found)} read from {given.source}, kept in {tuned.path()}"
+    device = devices.by_name(given.device) if given.device else devices.current()
+    if not isinstance(device, OpenCLDevice):
+        raise SimplegradError(f"tune: {device.name} runs no kernels; choose an OpenCL device")
+    outcomes = tuner.tune(device, target_of(device), given.budget)
+    lines = [f"{device.name}: {len(outcomes)} classes measured, kept in {tuned.path()}"]
+    for outcome in outcomes:
+        winner = outcome.winner
+        how = "the default stays" if winner.recipe == outcome.default else winner.recipe
+        lines.append(f"  {winner.shape_class:60} {winner.gain:5.2f} times  {how}")
+        lines += [f"    wrong on this device: {recipe}" for recipe in outcome.wrong]
+    return "\n".join(lines)
+
+
+def _counted(found: tuned.Found) -> str:
+    classes = sum(map(len, found.values()))
+    return f"{classes} classes of shapes of {len(found)} devices"
 
 
 if __name__ == "__main__":

@@ -43,6 +43,8 @@ class Settings:
     """Folder of the disk cache; empty: the user's cache folder."""
     memory_cap: int = 0
     """Most bytes that one device's pool may hold; 0: as much as the device has."""
+    tune: bool = False
+    """True: measure the tiles of a class of shapes when a program first meets it."""
     check: bool = False
     """True: checked mode; out-of-range labels and indices are errors, not clamped."""
 

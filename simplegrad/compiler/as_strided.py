@@ -15,9 +15,10 @@ from functools import partial
 from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import merge_axes, walk
 from simplegrad.compiler.ctext import width
-from simplegrad.compiler.emit import Body, Emitter, Kept, Target
+from simplegrad.compiler.emit import Body, Emitter, Kept
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import LOAD, Kernel, Value
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
 
@@ -121,6 +122,7 @@ def render(turned: Turned, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=text, origin=origin,
+        tile=tile,
     )  # fmt: skip
 
 

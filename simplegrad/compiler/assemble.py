@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from simplegrad.compiler.access import parameter
 from simplegrad.compiler.emit import Body
+from simplegrad.compiler.tiles import Tile
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
@@ -28,6 +29,7 @@ class Source:
     """(body number, argument number) of each parameter, in order."""
     origin: str = ""
     """The template it was filled from; empty for generated loops."""
+    tile: Tile | None = None
 
 
 def assemble(name: str, bodies: Sequence[Body]) -> Source:
@@ -36,7 +38,7 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         (body,) = bodies
         args = tuple((0, a) for a in range(len(body.args)))
         size = body.groups * body.group_size
-        return Source(body.template, body.name, size, body.group_size, args, body.origin)
+        return Source(body.template, body.name, size, body.group_size, args, body.origin, body.tile)
     name = re.sub(r"\W", "_", name)
     name = name if name[:1].isalpha() else f"k_{name}"
     names = _argument_names(name, bodies)

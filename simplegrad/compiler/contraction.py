@@ -17,9 +17,10 @@ from simplegrad import ops
 from simplegrad.compiler import tiles
 from simplegrad.compiler.axes import dependences, indices, walk
 from simplegrad.compiler.ctext import vector
-from simplegrad.compiler.emit import Body, Emitter, Target
+from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Guard, Index, Var
 from simplegrad.compiler.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Flat, Holes, flattened_in_runs
 from simplegrad.dtypes import bool_
 from simplegrad.graph.infer import size_of
@@ -41,6 +42,8 @@ class Product:
     m: Flat
     n: Flat
     k: Flat
+    part: Var | None = None
+    """The outer axis of the parts that k is cut into, where it is; see `kernel.Split`."""
     variant: str = "tile"
     """``tile``, or where one extent is 1 to 4: ``dot`` (n), ``strip`` (m), ``outer`` (k)."""
     score: float = 0.0
@@ -48,7 +51,7 @@ class Product:
 
 def match(kernel: Kernel, target: Target) -> Product | None:
     """Return the kernel as a matrix product, or None where generated loops serve it better."""
-    if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM or kernel.split:
+    if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM:
         return None
     kernel = _guarded_factor(kernel)
     product = kernel.reductions[0].value
@@ -139,12 +142,17 @@ def _grouped(
         "n": len(tail),
         "k": len(_mergeable_tail(list(kernel.reduce), reads_a + reads_b)),
     }
+    part = kernel.split.part if kernel.split else None
     for n_axes in (tail, all_n) if len(tail) < len(all_n) else (tail,):
-        batch_axes = [v for v in kernel.outer if v not in m_axes and v not in n_axes]
+        rest = [v for v in kernel.outer if v is not part]
+        batch_axes = [v for v in rest if v not in m_axes and v not in n_axes]
         groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
         rewriter, (batch, m, n, k) = flattened_in_runs(groups, runs if in_runs else {})
-        new = rewriter.kernel(kernel, (*batch.vars, *m.vars, *n.vars), k.vars)
-        yield Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k)
+        outer = (*batch.vars, *m.vars, *n.vars)
+        # The template cuts k by itself: whatever the parts, their sum is the same.
+        whole = replace(kernel, split=None)
+        new = rewriter.kernel(whole, outer if part is None else (part, *outer), k.vars)
+        yield Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k, part)
 
 
 def _expressions(value: Value) -> list[Index]:
@@ -180,11 +188,10 @@ def _rated(product: Product, lanes: int) -> Product:
     What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
     """
     m, n, k = product.m.extent, product.n.extent, product.k.extent
-    outputs = product.kernel.outputs
-    stored = any(o.index.coefficient(product.n.inside) == 1 for o in outputs)
+    stored = _stored_along_n(product.kernel, product.n)
     along_n = _along(product.b, (product.n,), lanes) == 1
     if k <= _TINY:
-        good = n >= lanes and stored and not product.n.run
+        good = n >= lanes and stored and not product.n.run and product.part is None
         return replace(product, variant="outer", score=9.0 if good else 0.0)
     a_along_k = not product.k.run and unit_axis(product.a, (product.k.inside,)) == 1
     if n <= _TINY and a_along_k and k >= lanes:
@@ -198,6 +205,10 @@ def _rated(product: Product, lanes: int) -> Product:
     score += (_along(product.b, (product.k,), lanes) == 1) * _whole_share(product.k, lanes)
     # A is packed anew for every _WIDE columns: few columns make that dear.
     return replace(product, score=score + min(m, 8) / 8 + min(n, _WIDE) / _WIDE)
+
+
+def _stored_along_n(kernel: Kernel, n: Flat) -> bool:
+    return any(o.index.coefficient(n.inside) == 1 for o in kernel.outputs)
 
 
 def _along(value: Value, axes: Sequence[Flat], lanes: int) -> int:
@@ -223,35 +234,43 @@ def _whole_share(axis: Flat, lanes: int) -> float:
 
 def render(product: Product, target: Target) -> Body:
     """Return the filled template of the target's family."""
-    return _cpu(product, target) if target.family == "cpu" else _gpu(product, target)
+    tile, (a_unit, b_unit) = _chosen(product, target)
+    lanes = tile.parameters.get("VW", target.vector_width)
+    if tile.stem == "einsum_cpu_skinny" and a_unit != 1:
+        a_unit = 0
+    kernel = product.kernel
+    defines = {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tile.parameters}
+    holes = _filled(product, target, lanes, a_unit, b_unit)
+    return Body(
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
+        group_size=tile.group_size, template=holes.program(tile.stem, _extents(product) | defines),
+        origin=tile.shape.template, tile=tile,
+    )  # fmt: skip
 
 
-def _cpu(product: Product, target: Target) -> Body:
-    lanes = target.vector_width
-    a_unit, b_unit = _units(product, lanes)
-    if product.variant != "tile":
-        a_unit = a_unit if a_unit == 1 else 0
-    stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
-    tile = tiles.choose(_shape(product, f"{stem} {product.variant}", (a_unit, b_unit)), target)
-    return _body(product, target, tile, lanes, (a_unit, b_unit), f"{stem} {product.variant}")
+def parts(product: Product, target: Target) -> int:
+    """Return into how many parts k should be cut, which a second stage adds up; 1 for none."""
+    tile, _ = _chosen(product, target)
+    return 1 if tile.shape.template in target.distrusted else tile.parameters.get("SPLIT_K", 1)
 
 
-def _gpu(product: Product, target: Target) -> Body:
-    units = _units(product, 1)
-    tile = tiles.choose(_shape(product, "einsum_gpu", units), target)
-    return _body(product, target, tile, tile.parameters["VW"], units, "einsum_gpu")
-
-
-def _units(product: Product, lanes: int) -> tuple[int, int]:
-    """Return A_UNIT and B_UNIT, which name the axes of vector loads."""
+def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, int]]:
+    """Return the tile, and (A_UNIT, B_UNIT), which name the axes of vector loads."""
     m, n, k = product.m, product.n, product.k
-    return _along(product.a, (k, m), lanes), (0, 2, 1)[_along(product.b, (n, k), lanes)]
-
-
-def _shape(product: Product, origin: str, units: tuple[int, int]) -> tiles.Shape:
-    extents = tuple(v.extent for v in (product.batch, product.m, product.n, product.k))
-    ctype = product.kernel.reductions[0].value.dtype.compute
-    return tiles.Shape(origin, extents, ctype, units)
+    lanes = target.vector_width if target.family == "cpu" else 1
+    a_unit, b_unit = _along(product.a, (k, m), lanes), (0, 2, 1)[_along(product.b, (n, k), lanes)]
+    origin = "einsum_gpu"
+    if target.family == "cpu":
+        stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
+        origin = f"{stem} {product.variant}"
+    shape = tiles.Shape(
+        origin,
+        tuple(v.extent for v in (product.batch, product.m, product.n, product.k)),
+        product.kernel.reductions[0].value.dtype.compute,
+        (a_unit, b_unit, int(_stored_along_n(product.kernel, product.n))),
+        0 if product.part is None else product.part.extent,
+    )
+    return tiles.choose(shape, target), (a_unit, b_unit)
 
 
 def _extents(product: Product) -> dict[str, object]:
@@ -264,7 +283,17 @@ def _extents(product: Product) -> dict[str, object]:
 
 def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: int) -> Holes:
     """Return the holes of a template."""
-    axes = {"b": product.batch, "m": product.m, "n": product.n, "at_k": product.k}
+    axes: dict[str, Var | Flat] = {
+        "b": product.batch,
+        "m": product.m,
+        "n": product.n,
+        "at_k": product.k,
+    }
+    where: tuple[str, ...] = ("b", "m", "n")
+    hole = "STORE"
+    if product.part is not None:
+        axes["s"] = product.part
+        where, hole = ("s", *where), "STORE_PART"
     holes = Holes(product.kernel, axes, lanes, target.family)
     holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
     holes.load("LOAD_B", product.b, ("b", "at_k", "n"))
@@ -272,24 +301,11 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
         holes.load("LOAD_A_V", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit])
     if b_unit:
         holes.load("LOAD_B_V", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit])
-    for hole, wide in (("STORE", ""), ("STORE_V", "n")):
+    for name, wide in ((hole, ""), (f"{hole}_V", "n")):
         ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)
-        holes.store(hole, ("b", "m", "n"), wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
+        holes.store(name, where, wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
     return holes
 
 
 def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:
     emitter.bind(0, "acc", lanes if wide else 1)
-
-
-def _body(
-    product: Product, target: Target, tile: tiles.Tile, lanes: int, units: tuple[int, int],
-    origin: str,
-) -> Body:  # fmt: skip
-    kernel = product.kernel
-    defines = {"VW": lanes, "A_UNIT": units[0], "B_UNIT": units[1], **tile.parameters}
-    text = _filled(product, target, lanes, *units).program(tile.stem, _extents(product) | defines)
-    return Body(
-        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
-        group_size=tile.group_size, template=text, origin=origin,
-    )  # fmt: skip

@@ -22,11 +22,12 @@ from functools import partial
 from simplegrad.compiler import accumulate
 from simplegrad.compiler.axes import Stage, cost, kept_values, merge_axes, size
 from simplegrad.compiler.ctext import vector
-from simplegrad.compiler.emit import Body, Kept, Target
+from simplegrad.compiler.emit import Body, Kept
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
 from simplegrad.compiler.prefetch import LINE, Fetch, fetches, reads_ahead
+from simplegrad.compiler.target import Target
 
 _MIN_WORK = 1 << 14
 """Elements worth a work-item of their own."""

@@ -40,6 +40,7 @@ from simplegrad.compiler.kernel import (
     Output,
     Value,
 )
+from simplegrad.compiler.tiles import Tile
 from simplegrad.dtypes import DType, bfloat16, float16
 from simplegrad.ops import CAST, EXP
 
@@ -55,27 +56,6 @@ _RESERVED = frozenset(
 """,
     )
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """What the renderer must know about a device."""
-
-    family: str
-    """``cpu`` or ``gpu``."""
-    vector_width: int = 8
-    """4-byte lanes of one vector."""
-    compute_units: int = 1
-    max_work_group: int = 256
-    local_bytes: int = 32768
-    max_parameter_bytes: int = 1024
-    fp64: bool = True
-    prefetch: bool = False
-    """Whether the compiler knows ``__builtin_prefetch``."""
-    vector_bytes: int = 128
-    """The longest vector that the driver's own functions take rightly."""
-    distrusted: frozenset[str] = frozenset()
-    """Templates that failed their self-test on the device."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +79,8 @@ class Body:
     """A whole program instead of lines: a filled template, which runs alone."""
     origin: str = ""
     """Which template and variant that is; the self-test knows it by this name."""
+    tile: Tile | None = None
+    """What the template works in, and why."""
 
 
 @dataclass(frozen=True)

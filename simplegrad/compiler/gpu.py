@@ -17,10 +17,11 @@ from collections.abc import Sequence
 from simplegrad.compiler import accumulate
 from simplegrad.compiler.axes import Stage, kept_values, merge_axes, size
 from simplegrad.compiler.ctext import width
-from simplegrad.compiler.emit import Body, Kept, Target
+from simplegrad.compiler.emit import Body, Kept
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
+from simplegrad.compiler.target import Target
 
 _GROUP = 256
 _PER_ITEM = 4

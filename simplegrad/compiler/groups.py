@@ -79,7 +79,7 @@ def lower(group: Group, roots: frozenset[int], limits: Limits) -> list[Lowered]:
     nodes = tuple(builder.sources)
     parts = _parts(kernel, limits)
     if parts:
-        return _two_stages(kernel, nodes, group, parts)
+        return two_stages(kernel, nodes, group, parts)
     return [Lowered(kernel, nodes, group)]
 
 
@@ -248,7 +248,11 @@ def _parts(kernel: Kernel, limits: Limits) -> int:
     return parts if parts > 1 else 0
 
 
-def _two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int) -> list[Lowered]:
+def two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int) -> list[Lowered]:
+    """Return the kernel that reduces `parts` parts apart, and the one that combines them.
+
+    The second combines in the order of the parts, and computes all that follows.
+    """
     axis = max(kernel.reduce, key=lambda v: v.extent)
     length = -(-axis.extent // parts)
     parts = -(-axis.extent // length)

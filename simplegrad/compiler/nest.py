@@ -5,9 +5,10 @@ from __future__ import annotations
 from simplegrad.compiler import accumulate
 from simplegrad.compiler.axes import choose_lane, size, stages
 from simplegrad.compiler.ctext import splat, vector
-from simplegrad.compiler.emit import Emitter, Target
+from simplegrad.compiler.emit import Emitter
 from simplegrad.compiler.index import Index, Var, flatten
 from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.target import Target
 
 
 class Nest:

@@ -24,10 +24,11 @@ from simplegrad.compiler import as_strided, contraction, cpu, gpu, scatter
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
-from simplegrad.compiler.emit import Body, Target
+from simplegrad.compiler.emit import Body
 from simplegrad.compiler.fuse import Group, Limits, fuse
-from simplegrad.compiler.groups import Lowered, lower, signature
+from simplegrad.compiler.groups import Lowered, lower, signature, two_stages
 from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.verify import verify_kernel
 from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
 from simplegrad.errors import UnsupportedOp
@@ -136,7 +137,7 @@ def _kernels(
     known = None if fresh else _known.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
-        lowered = lower(group, roots, limits)
+        lowered = [w for low in lower(group, roots, limits) for w in _stages(low, target)]
         _show("lower", [low.kernel for low in lowered])
         if settings.current().verify:
             for low in lowered:
@@ -160,6 +161,16 @@ def _kernels(
         bound = tuple([nodes[p] if p >= 0 else scratch[p] for p in places])
         result.append((Lowered(kernel, bound, group), body))
     return result
+
+
+def _stages(low: Lowered, target: Target) -> list[Lowered]:
+    """Return a kernel, or the two that it becomes where a long sum of products is cut."""
+    if low.kernel.split is not None:
+        return [low]
+    target = fitted(low.kernel, target)
+    product = contraction.match(low.kernel, target)
+    parts = 1 if product is None else contraction.parts(product, target)
+    return two_stages(low.kernel, low.nodes, low.group, parts) if parts > 1 else [low]
 
 
 def device_limits(target: Target) -> Limits:

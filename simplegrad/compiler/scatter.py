@@ -14,9 +14,10 @@ from simplegrad.compiler.access import unaligned
 from simplegrad.compiler.axes import dependences
 from simplegrad.compiler.contraction import unit_axis
 from simplegrad.compiler.ctext import unsigned, vector
-from simplegrad.compiler.emit import Body, Emitter, Target
+from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Var
 from simplegrad.compiler.kernel import APPLY, CONST, INDEX, Kernel, Value
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
 

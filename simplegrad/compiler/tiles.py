@@ -1,17 +1,21 @@
 """Which tile a template works in: ranked candidates per device kind and class of shapes.
 
-A *recipe* names what can be chosen freely, such as ``MR=6 NV=2 KB=256 MB=96 NB=128``; fitted to a
-shape and a device it is a `Tile`, the parameters that the template takes and the size of its
-launch. The first candidate serves a device that nobody measured.
+A *recipe* names what can be chosen freely, such as ``MR=6 NV=2 KB=256 MB=96 NB=128 SPLIT=0``;
+fitted to a shape and a device it is a `Tile`, the parameters that the template takes and the size
+of its launch. A template offers a few independent *choices*, the best guess first in each. The
+first of all serves a device that nobody measured; `Target.tuned` holds what measuring
+(`runtime.tuner`) found. A recipe from outside counts only if every choice in it is offered here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from simplegrad.compiler.ctext import width
-from simplegrad.compiler.emit import Target
+from simplegrad.compiler.target import Target, Winner
 
 Recipe = dict[str, int]
 """Parameters chosen freely, in the order in which they are written."""
@@ -28,13 +32,16 @@ class Shape:
     ctype: str = "float"
     """The C type computed with."""
     layout: tuple[int, ...] = ()
-    """A_UNIT and B_UNIT of a contraction."""
+    """A_UNIT and B_UNIT of a contraction, and whether its results stand in a row along n."""
+    parts: int = 0
+    """Parts into which k has been cut already; 0: it is whole."""
 
 
 @dataclass(frozen=True)
 class Tile:
     """A recipe fitted to a shape."""
 
+    shape: Shape
     recipe: str
     stem: str
     """The template's file, without its ending."""
@@ -43,25 +50,76 @@ class Tile:
     groups: int
     """Work-groups of the launch."""
     group_size: int = 1
+    why: str = "default for this device kind"
 
 
 def candidates(shape: Shape, target: Target) -> list[Tile]:
     """Return the tiles worth measuring, no two of them alike; the first is the default."""
-    rank, fit = _TEMPLATES[shape.template]
+    choices, _ = _TEMPLATES[shape.template]
+    offered = choices(shape, target)
+    base: Recipe = {}
+    for choice in offered:
+        base |= choice[0]
     found: list[Tile] = []
-    for recipe in rank(shape, target):
-        stem, parameters, groups, group_size = fit(recipe, shape, target)
-        if all(parameters != tile.parameters for tile in found):
-            text = " ".join(f"{name}={number}" for name, number in recipe.items())
-            found.append(Tile(text, stem, parameters, groups, group_size))
+    for recipe in [base, *[{**base, **other} for choice in offered for other in choice[1:]]]:
+        tile = _fitted(recipe, shape, target)
+        if all(tile.parameters != known.parameters for known in found):
+            found.append(tile)
     return found
 
 
 def choose(shape: Shape, target: Target) -> Tile:
-    """Return the tile that a template works in."""
-    return candidates(shape, target)[0]
+    """Return the tile that a template works in: the tuned one, or the default."""
+    default = candidates(shape, target)[0]
+    winner = _winners(target.tuned).get(shape_class(shape))
+    if winner is None:
+        return default
+    if winner.recipe == default.recipe:
+        return replace(default, why=f"tuned on {winner.date}: no candidate was clearly faster")
+    recipe = _parsed(winner.recipe)
+    choices, _ = _TEMPLATES[shape.template]
+    offered = choices(shape, target)
+    if recipe.keys() != {name for choice in offered for name in choice[0]} or not all(
+        any(other.items() <= recipe.items() for other in choice) for choice in offered
+    ):
+        return replace(default, why=f"default; the tuned {winner.recipe} is not offered here")
+    how = f"{winner.gain:.2f} times as fast as the default"
+    return replace(_fitted(recipe, shape, target), why=f"tuned on {winner.date}: {how}")
 
 
+def _fitted(recipe: Recipe, shape: Shape, target: Target) -> Tile:
+    _, fit = _TEMPLATES[shape.template]
+    stem, parameters, groups, group_size = fit(recipe, shape, target)
+    text = " ".join(f"{name}={number}" for name, number in recipe.items())
+    return Tile(shape, text, stem, parameters, groups, group_size)
+
+
+def _parsed(text: str) -> Recipe:
+    pairs = [pair.split("=") for pair in text.split()]
+    return {name: int(number) for name, number in pairs}
+
+
+@lru_cache(maxsize=64)
+def _winners(tuned: frozenset[Winner]) -> dict[str, Winner]:
+    return {winner.shape_class: winner for winner in tuned}
+
+
+def shape_class(shape: Shape) -> str:
+    """Return the name of all shapes that share a winner: tiny extents, and powers of two.
+
+    >>> shape_class(Shape("einsum_cpu tile", (1, 1000, 777, 3), layout=(1, 2, 1)))
+    'einsum_cpu tile, float, 1x1024x1024x3, layout 121'
+    """
+    extents = "x".join(str(n if n <= _EXACT else 1 << round(math.log2(n))) for n in shape.extents)
+    layout = "".join(map(str, shape.layout))
+    return f"{shape.template}, {shape.ctype}, {extents}" + f", layout {layout}" * bool(layout)
+
+
+_EXACT = 4
+"""Extents up to which a template is another one for each."""
+
+_Choices = list[list[Recipe]]
+"""Independent choices, the best guess first in each."""
 _Fitted = tuple[str, dict[str, int], int, int]
 """(template, its parameters, work-groups, work-items of a group)"""
 
@@ -70,19 +128,57 @@ def _up(n: int, step: int) -> int:
     return -(-n // step) * step
 
 
+def _each(name: str, *numbers: int) -> list[Recipe]:
+    return [{name: number} for number in numbers]
+
+
+# Long sums ----------------------------------------------------------------------------------------
+
+_LEAST_DEPTH = 1024
+"""Shortest part of k that is worth a second stage."""
+_MOST_PARTS = 256
+_PER_UNIT = 4
+"""Work-items that keep a CPU's compute unit busy to the end."""
+
+
+def _split_choice(shape: Shape, whole: int, target: Target) -> list[Recipe]:
+    """Return whether k is cut: SPLIT is the parts, over all tiles, of one compute unit; 0: whole.
+
+    By default it is where the tiles leave compute units idle, and the sums of the parts are little
+    beside the operands.
+    """
+    _, m, n, k = shape.extents
+    parts = _parts({"SPLIT": _PER_UNIT}, shape, whole, target)
+    small = 8 * parts * m * n <= (m + n) * k
+    order = (_PER_UNIT, 0) if parts > 1 and small else (0, _PER_UNIT)
+    return _each("SPLIT", *order, 2 * _PER_UNIT)
+
+
+def _parts(recipe: Recipe, shape: Shape, whole: int, target: Target) -> int:
+    """Return the parts of k; `whole` is the number of tiles where k is not cut."""
+    if shape.parts:
+        return shape.parts
+    wanted = -(-recipe["SPLIT"] * target.compute_units // whole)
+    return max(1, min(wanted, shape.extents[3] // _LEAST_DEPTH, _MOST_PARTS))
+
+
 # Contraction on CPUs ------------------------------------------------------------------------------
 
 
-def _rank_tile(shape: Shape, target: Target) -> Iterator[Recipe]:
+def _tile_choices(shape: Shape, target: Target) -> _Choices:
     """Register tiles of 12 sums where there are 16 registers, of 24 where there are 32."""
-    few = target.vector_width <= 8
-    best, *others = ((6, 2), (4, 3), (12, 1)) if few else ((8, 3), (12, 2), (6, 4), (14, 2))
-    base = {"MR": best[0], "NV": best[1], "KB": 256, "MB": 96, "NB": 128}
-    yield base
-    for mr, nv in others:
-        yield {**base, "MR": mr, "NV": nv}
-    for change in ({"KB": 128}, {"KB": 512}, {"MB": 48}, {"MB": 192}, {"NB": 64}, {"NB": 256}):
-        yield {**base, **change}
+    lanes, (batch, m, n, _) = target.vector_width, shape.extents
+    pairs = [(6, 2), (4, 3), (12, 1)] if lanes <= 8 else [(8, 3), (6, 4), (12, 2), (14, 2)]
+    padded = [_up(n, nv * lanes) for _, nv in pairs]
+    # The first that computes hardly more columns than it must.
+    first = next(i for i, columns in enumerate(padded) if columns <= 1.1 * min(padded))
+    registers = [{"MR": mr, "NV": nv} for mr, nv in pairs]
+    registers.insert(0, registers.pop(first))
+    whole = batch * -(-m // 96) * -(-n // 128)
+    return [
+        registers, _each("KB", 256, 128, 512), _each("MB", 96, 48, 192), _each("NB", 128, 64, 256),
+        _split_choice(shape, whole, target),
+    ]  # fmt: skip
 
 
 def _fit_tile(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -96,45 +192,49 @@ def _fit_tile(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     while columns > recipe["NB"] and batch * -(-n // columns) < want:
         columns //= 2
     nb = min(max(columns // nr, 1) * nr, _up(n, nr))
-    while batch * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
+    parts = _parts(recipe, shape, batch * -(-m // mb) * -(-n // nb), target)
+    while batch * parts * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
         mb = _up(-(-mb // 2), mr)
-    tiles = batch * -(-m // mb) * -(-n // nb)
-    per_item = max(1, min(tiles // (8 * target.compute_units), (1 << 18) // (mb * nb * k)))
+    tiles = batch * parts * -(-m // mb) * -(-n // nb)
+    work = mb * nb * -(-k // parts)
+    per_item = max(1, min(tiles // (8 * target.compute_units), (1 << 18) // work))
     parameters = {"MR": mr, "NV": nv, "KB": min(recipe["KB"], _up(k, lanes))}
-    parameters |= {"MB": mb, "NB": nb, "TILES_PER_ITEM": per_item}
+    parameters |= {"MB": mb, "NB": nb, "TILES_PER_ITEM": per_item, "SPLIT_K": parts}
     return "einsum_cpu", parameters, -(-tiles // per_item), 1
 
 
-def _rank_dot(shape: Shape, target: Target) -> Iterator[Recipe]:
-    best, *others = {
+def _dot_choices(shape: Shape, target: Target) -> _Choices:
+    batch, m, n, _ = shape.extents
+    pairs = {
         1: ((4, 2), (2, 4), (8, 1)),
         2: ((2, 2), (4, 1), (1, 4)),
         3: ((2, 2), (4, 1), (1, 4)),
         4: ((2, 1), (1, 2), (3, 1)),
-    }[shape.extents[2]]
-    base = {"MR": best[0], "KU": best[1], "KB": 1024, "MB": 64}
-    yield base
-    for mr, ku in others:
-        yield {**base, "MR": mr, "KU": ku}
-    for change in ({"KB": 512}, {"KB": 4096}, {"MB": 32}):
-        yield {**base, **change}
+    }[n]
+    return [
+        [{"MR": mr, "KU": ku} for mr, ku in pairs], _each("KB", 1024, 512, 4096),
+        _each("MB", 64, 32), _split_choice(shape, batch * -(-m // pairs[0][0]), target),
+    ]  # fmt: skip
 
 
 def _fit_dot(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     batch, m, _, k = shape.extents
-    mr, items = recipe["MR"], 4 * target.compute_units
+    mr = recipe["MR"]
+    parts = _parts(recipe, shape, batch * -(-m // mr), target)
+    items = max(4 * target.compute_units // parts, 1)
     mb = min(_up(recipe["MB"], mr), _up(max(m * batch // items, 1), mr), _up(m, mr))
     kb = min(recipe["KB"], _up(k, target.vector_width))
-    parameters = {"VARIANT": 1, "MR": mr, "KU": recipe["KU"], "MB": mb, "KB": kb}
-    return "einsum_cpu_skinny", parameters, batch * -(-m // mb), 1
+    parameters = {"VARIANT": 1, "MR": mr, "KU": recipe["KU"], "MB": mb, "KB": kb, "SPLIT_K": parts}
+    return "einsum_cpu_skinny", parameters, batch * parts * -(-m // mb), 1
 
 
-def _rank_strip(shape: Shape, target: Target) -> Iterator[Recipe]:
-    nv = {1: 8, 2: 4, 3: 4, 4: 2}[shape.extents[1]]
-    base = {"NV": nv, "KB": 64, "NB": 128}
-    yield base
-    for change in ({"NV": nv // 2}, {"KB": 32}, {"KB": 256}, {"NB": 256}, {"NB": 512}):
-        yield {**base, **change}
+def _strip_choices(shape: Shape, target: Target) -> _Choices:
+    batch, m, n, _ = shape.extents
+    nv = {1: 8, 2: 4, 3: 4, 4: 2}[m]
+    return [
+        _each("NV", nv, nv // 2), _each("KB", 64, 32, 256), _each("NB", 128, 256, 512),
+        _split_choice(shape, batch * -(-n // 128), target),
+    ]  # fmt: skip
 
 
 def _fit_strip(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -143,15 +243,14 @@ def _fit_strip(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     nv = min(recipe["NV"], n // lanes)
     nr = nv * lanes
     nb = min(max(recipe["NB"] // nr, 1) * nr, _up(n, nr))
-    parameters = {"VARIANT": 2, "NV": nv, "NB": nb, "KB": recipe["KB"]}
-    return "einsum_cpu_skinny", parameters, batch * -(-n // nb), 1
+    blocks = batch * -(-n // nb)
+    parts = _parts(recipe, shape, blocks, target)
+    parameters = {"VARIANT": 2, "NV": nv, "NB": nb, "KB": recipe["KB"], "SPLIT_K": parts}
+    return "einsum_cpu_skinny", parameters, blocks * parts, 1
 
 
-def _rank_outer(shape: Shape, target: Target) -> Iterator[Recipe]:
-    base = {"NV": 4, "NB": 512, "MB": 64}
-    yield base
-    for change in ({"NB": 2048}, {"NB": 128}, {"MB": 16}, {"MB": 256}):
-        yield {**base, **change}
+def _outer_choices(shape: Shape, target: Target) -> _Choices:
+    return [_each("NV", 4), _each("NB", 512, 2048, 128), _each("MB", 64, 16, 256)]
 
 
 def _fit_outer(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -167,33 +266,36 @@ def _fit_outer(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
 # Contraction on GPUs ------------------------------------------------------------------------------
 
 
-def _rank_gpu(shape: Shape, target: Target) -> Iterator[Recipe]:
+def _gpu_choices(shape: Shape, target: Target) -> _Choices:
     batch, m, n, _ = shape.extents
     wide = {"VW": 4, "TM": 64, "TN": 64, "WM": 16, "WN": 16}
     small = {"VW": 2, "TM": 16, "TN": 16, "WM": 8, "WN": 8}
     # Small tiles where large ones would leave most of the device idle, or mostly be padding.
     large = m > 32 and n > 32 and target.max_work_group >= 256
     large = large and batch * -(-m // 64) * -(-n // 64) >= target.compute_units
-    yield wide if large else small
-    if target.max_work_group >= 256:
-        yield small if large else wide
+    tiles = [wide, small] if large else [small, wide]
+    if target.max_work_group < 256:
+        tiles = [small]
+    whole = batch * -(-m // tiles[0]["TM"]) * -(-n // tiles[0]["TN"])
+    return [tiles, _split_choice(shape, whole, target)]
 
 
 def _fit_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     batch, m, n, _ = shape.extents
     groups = batch * -(-m // recipe["TM"]) * -(-n // recipe["TN"])
-    return "einsum_gpu", dict(recipe), groups, recipe["WM"] * recipe["WN"]
+    parts = _parts(recipe, shape, groups, target)
+    parameters = {name: number for name, number in recipe.items() if name != "SPLIT"}
+    parameters["SPLIT_K"] = parts
+    return "einsum_gpu", parameters, groups * parts, recipe["WM"] * recipe["WN"]
 
 
 # Turned views -------------------------------------------------------------------------------------
 
 
-def _rank_turned(shape: Shape, target: Target) -> Iterator[Recipe]:
+def _turned_choices(shape: Shape, target: Target) -> _Choices:
     """Tiles of some 8 KiB, in runs of whole cache lines."""
     ti, tj = {1: (64, 64), 2: (64, 64), 4: (32, 64), 8: (32, 32)}[width(shape.ctype)]
-    yield {"TI": ti, "TJ": tj}
-    for change in ({"TJ": 2 * tj}, {"TI": 2 * ti}, {"TI": ti // 2, "TJ": tj // 2}):
-        yield {"TI": ti, "TJ": tj, **change}
+    return [_each("TI", ti, 2 * ti, ti // 2), _each("TJ", tj, 2 * tj, tj // 2)]
 
 
 def _fit_turned(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -205,8 +307,8 @@ def _fit_turned(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     return "as_strided", parameters, -(-tiles // each), 1
 
 
-def _rank_turned_gpu(shape: Shape, target: Target) -> Iterator[Recipe]:
-    yield {"TI": 32, "TJ": 32, "ROWS": 8}
+def _turned_gpu_choices(shape: Shape, target: Target) -> _Choices:
+    return [[{"TI": 32, "TJ": 32, "ROWS": 8}]]
 
 
 def _fit_turned_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -216,14 +318,14 @@ def _fit_turned_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     return "as_strided", parameters, batch * -(-i // ti) * -(-j // tj), ti * recipe["ROWS"]
 
 
-_Rank = Callable[[Shape, Target], Iterator[Recipe]]
-_Fit = Callable[[Recipe, Shape, Target], _Fitted]
-_TEMPLATES: dict[str, tuple[_Rank, _Fit]] = {
-    "einsum_cpu tile": (_rank_tile, _fit_tile),
-    "einsum_cpu_skinny dot": (_rank_dot, _fit_dot),
-    "einsum_cpu_skinny strip": (_rank_strip, _fit_strip),
-    "einsum_cpu_skinny outer": (_rank_outer, _fit_outer),
-    "einsum_gpu": (_rank_gpu, _fit_gpu),
-    "as_strided cpu": (_rank_turned, _fit_turned),
-    "as_strided gpu": (_rank_turned_gpu, _fit_turned_gpu),
+_TEMPLATES: dict[
+    str, tuple[Callable[[Shape, Target], _Choices], Callable[[Recipe, Shape, Target], _Fitted]]
+] = {
+    "einsum_cpu tile": (_tile_choices, _fit_tile),
+    "einsum_cpu_skinny dot": (_dot_choices, _fit_dot),
+    "einsum_cpu_skinny strip": (_strip_choices, _fit_strip),
+    "einsum_cpu_skinny outer": (_outer_choices, _fit_outer),
+    "einsum_gpu": (_gpu_choices, _fit_gpu),
+    "as_strided cpu": (_turned_choices, _fit_turned),
+    "as_strided gpu": (_turned_gpu_choices, _fit_turned_gpu),
 }

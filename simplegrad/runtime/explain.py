@@ -40,6 +40,8 @@ def _describe(number: int, launch: Launch) -> str:
     for kernel in launch.kernels:
         for op, where in zip(kernel.notes["ops"], kernel.notes["lines"], strict=True):
             lines.append(f"  {op:14} {where}  {_text(where)}")
+    if source.tile is not None:
+        lines.append(f"  tile {source.tile.recipe}: {source.tile.why}")
     lines += [f"  boundary: {reason}" for reason in launch.reasons]
     lines.append("")
     lines += ["    " + line for line in source.text.splitlines()]

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from simplegrad import dtypes, settings
+from simplegrad.compiler.target import Winner
 from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
 from simplegrad.runtime import probe, program_cache
@@ -45,6 +46,10 @@ class OpenCLDevice(Device):
         self.lock = threading.RLock()
         self.verdicts: dict[str, bool] = {}
         """Whether a template passed its self-test here; see `selftest`."""
+        self.tuned: frozenset[Winner] | None = None
+        """What tuning found here, None before it was looked for; see `tuner`."""
+        self.untunable: set[str] = set()
+        """Classes of shapes that could not be measured."""
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
         self._programs: OrderedDict[tuple[str, tuple[str, ...]], Program] = OrderedDict()

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops, settings
-from simplegrad.compiler.emit import Target
 from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.target import Target
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices, selftest
+from simplegrad.runtime import devices, selftest, tuner
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -108,20 +108,30 @@ def plan_of(
 ) -> Plan:
     """Return the plan for a structure, compiled on first sight."""
     current = settings.current()
-    full = (device.identity, current.fusion, current.kernels, current.fast_math, key)
     with _lock:
+        full = _full_key(device, current, key)
         plan = _plans.get(full)
         if plan is None:
             target = target_of(device)
             program = compile_graph(order, kept, target, current.fusion)
             if selftest.distrusted(device, program, target):
                 program = compile_graph(order, kept, target_of(device), current.fusion)
+            if current.tune and tuner.tune_program(device, program, target_of(device)):
+                program = compile_graph(order, kept, target_of(device), current.fusion)
+                full = _full_key(device, current, key)
             plan = _plans[full] = Plan(program, device)
             while len(_plans) > _MAX_PLANS:
                 _plans.popitem(last=False)
         else:
             _plans.move_to_end(full)
     return plan
+
+
+def _full_key(
+    device: OpenCLDevice, current: settings.Settings, key: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    chosen = (current.fusion, current.kernels, current.fast_math, current.tune)
+    return (device.identity, *chosen, tuner.winners(device), key)
 
 
 def target_of(device: OpenCLDevice) -> Target:
@@ -138,6 +148,7 @@ def target_of(device: OpenCLDevice) -> Target:
         fp64=limits.fp64,
         prefetch=limits.prefetch,
         distrusted=frozenset(name for name, passed in device.verdicts.items() if not passed),
+        tuned=tuner.winners(device),
     )
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.compiler.emit import Target
 from simplegrad.compiler.pipeline import Program, compile_graph
+from simplegrad.compiler.target import Target
 from simplegrad.dtypes import float32, int32
 from simplegrad.errors import BuildError
 from simplegrad.graph import build

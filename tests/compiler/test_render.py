@@ -14,9 +14,9 @@ from simplegrad import dtypes, ops
 from simplegrad.compiler import cpu, gpu
 from simplegrad.compiler.assemble import Source, assemble
 from simplegrad.compiler.ctext import constant
-from simplegrad.compiler.emit import Target
 from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.pipeline import fitted
+from simplegrad.compiler.target import Target
 from simplegrad.runtime import discovery, probe
 
 sys.path.insert(0, __file__.rpartition("/")[0])

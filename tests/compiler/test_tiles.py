@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simplegrad.compiler import tiles
-from simplegrad.compiler.emit import Target
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.tiles import Shape
 
 TARGETS = {
