@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simplegrad.compiler import tiles
-from simplegrad.compiler.target import Target
+from simplegrad.compiler.target import Target, Winner
 from simplegrad.compiler.tiles import Shape
 
 TARGETS = {
@@ -62,6 +64,7 @@ def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int)
         assert groups * p["TILES"] >= batch * -(-i // p["TI"]) * -(-j // p["TJ"])
         return
     batch, m, n, _ = extents
+    batch *= p.get("SPLIT_K", 1)
     if "TM" in p:
         assert p["TM"] % (p["WM"] * p["VW"]) == p["TN"] % (p["WN"] * p["VW"]) == 0
         assert groups == batch * -(-m // p["TM"]) * -(-n // p["TN"])
@@ -74,3 +77,24 @@ def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int)
         assert n >= p["NV"] * lanes
     if "KB" in p and p.get("VARIANT") != 2:
         assert p["KB"] % lanes == 0
+
+
+def test_a_winner_is_taken_where_it_is_offered() -> None:
+    shape, target = Shape("einsum_cpu tile", (1, 512, 512, 512)), TARGETS["cpu8"]
+    name = tiles.shape_class(shape)
+    recipe = "MR=4 NV=3 KB=512 MB=48 NB=64 SPLIT=8"
+    tuned = replace(target, tuned=frozenset([Winner(name, recipe, 1.25, "2026-11-24")]))
+    tile = tiles.choose(shape, tuned)
+    assert (tile.recipe, tile.parameters["MR"], tile.parameters["KB"]) == (recipe, 4, 512)
+    assert tile.why == "tuned on 2026-11-24: 1.25 times as fast as the default"
+    # Another shape of the class has the same winner, a shape of another class has not.
+    assert tiles.choose(replace(shape, extents=(1, 500, 520, 490)), tuned).recipe == recipe
+    assert tiles.choose(replace(shape, extents=(1, 100, 512, 512)), tuned).recipe != recipe
+    assert tiles.choose(replace(shape, layout=(2, 2, 1)), tuned).recipe != recipe
+
+
+def test_tiles_fill_the_columns() -> None:
+    """Of a register tile's shapes the default is one that computes few columns for nothing."""
+    for n, nv in ((48, 3), (64, 4), (1024, 3), (32, 2)):
+        tile = tiles.choose(Shape("einsum_cpu tile", (1, 512, n, 512)), TARGETS["cpu16"])
+        assert tile.parameters["NV"] == nv

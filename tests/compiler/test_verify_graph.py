@@ -10,9 +10,9 @@ import pytest
 
 from simplegrad import dtypes, ops
 from simplegrad.compiler.canonical import Canonical, canonicalise
-from simplegrad.compiler.emit import Target
 from simplegrad.compiler.fuse import Group, fuse
 from simplegrad.compiler.pipeline import Program, compile_graph, device_limits
+from simplegrad.compiler.target import Target
 from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
 from simplegrad.errors import VerifyError
 from simplegrad.graph import build
