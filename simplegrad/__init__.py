@@ -38,6 +38,7 @@ from simplegrad.errors import (
     DriverNotFound,
     DTypeError,
     DTypeNotSupported,
+    ExchangeError,
     IndexOutOfRange,
     OutOfMemory,
     ShapeError,
@@ -47,8 +48,8 @@ from simplegrad.errors import (
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
-from simplegrad.runtime.devices import available as devices
 from simplegrad.runtime.devices import current as _current_device
+from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
 from simplegrad.runtime.profile import Profile
 from simplegrad.tensor.contraction import einsum, matmul
@@ -72,6 +73,7 @@ from simplegrad.tensor.creation import (
 )
 from simplegrad.tensor.differentiation import grad, value_and_grad
 from simplegrad.tensor.elementwise import where
+from simplegrad.tensor.exchange import from_dlpack
 from simplegrad.tensor.functions import (
     FUNCTIONS as _FUNCTIONS,
 )
@@ -137,6 +139,7 @@ __all__ = [
     "DTypeNotSupported",
     "DeviceError",
     "DriverNotFound",
+    "ExchangeError",
     "IndexOutOfRange",
     "OutOfMemory",
     "Profile",
@@ -166,6 +169,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "full",
     "full_like",
     "fusion",
