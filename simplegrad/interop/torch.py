@@ -12,12 +12,12 @@
     loss.backward()
     optimizer.step()
 
-Forward and backward passes stay simplegrad's; PyTorch sees parameters and gradients as tensors of
-the host. Where the host sees the device's memory (NumPy, OpenCL CPU devices) gradients are handed
-over where they stand, and the stepped values become the parameter's where PyTorch wrote them. One
-copy in memory remains: a step writes beside the old values, which graphs recorded before may still
-read. On other devices, and for bfloat16 (stepped in float32), values and gradients are copied to
-the host and back.
+Forward and backward passes stay simplegrad's. PyTorch has the values and gradients during a step
+only, as tensors of the host. Where the host sees the device's memory (NumPy, OpenCL CPU devices)
+they stand where they are: PyTorch writes into a copy made by the plan that computes the gradients,
+and that becomes the parameter's memory; the old values stay, for graphs recorded before may still
+read them. From other devices, and for bfloat16 (stepped in float32), values and gradients are
+copied to the host and back.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from simplegrad import dtypes, ops
+from simplegrad import ops
 from simplegrad.errors import AutogradError, SimplegradError
-from simplegrad.graph.node import Node, leaf
+from simplegrad.graph.node import Node, leaf, make
 from simplegrad.graph.prune import prune
 from simplegrad.runtime.realize import from_numpy, realize
 
@@ -48,33 +48,45 @@ class _Pair:
 
     def __init__(self, tensor: Any) -> None:
         self.tensor = tensor
-        self.parameter = _torch().nn.Parameter(_host(tensor).clone())
+        self.copy: Node | None = None
+        self.shared = _view(tensor._node) is not None
+        self.parameter = _torch().nn.Parameter(_torch().from_numpy(tensor.numpy()))
+
+    def targets(self) -> list[Node]:
+        """Return what PyTorch will see: the values, as a copy to be written, and the gradient."""
+        node: Node = self.tensor._node
+        if self.shared:
+            node = self.copy = make(ops.RESHAPE, (node,), node.shape)
+        grad = self.tensor.grad
+        return [node] if grad is None else [node, grad._node]
 
     def take(self) -> None:
-        """Give PyTorch the values, in memory that nobody else reads, and the gradient."""
-        values, grad = _host(self.tensor).clone(), self.tensor.grad
-        self.parameter.data = values
-        self.parameter.grad = None if grad is None else _host(grad).to(values.dtype)
+        """Show PyTorch the values, and the gradient, once they are computed."""
+        torch, grad = _torch(), self.tensor.grad
+        values = self.tensor.numpy() if self.copy is None else _view(self.copy, writable=True)
+        self.parameter.data = torch.from_numpy(values)
+        self.parameter.grad = None
+        if grad is not None:
+            # Writable in name only, for PyTorch knows nothing else: optimisers read gradients.
+            host = _view(grad._node, writable=True) if self.shared else None
+            host = torch.from_numpy(grad.numpy() if host is None else host)
+            self.parameter.grad = host.to(self.parameter.dtype)
 
     def give(self) -> None:
-        """Make the values that PyTorch left the parameter's, a fresh leaf."""
+        """Make the values that PyTorch left the tensor's, which becomes a fresh leaf."""
         node: Node = self.tensor._node
-        array = self.parameter.detach().numpy()
-        buffer = node.device.adopt(array, node.dtype)
-        if buffer is None:
-            new = from_numpy(array, node.dtype, node.device)
+        if self.copy is None:
+            new = from_numpy(self.parameter.detach().numpy(), node.dtype, node.device)
         else:
             new = leaf(ops.BUFFER, node.shape, node.dtype, None, node.device)
-            new.buffer = buffer
+            new.buffer, self.copy = self.copy.buffer, None
         self.tensor._replace(new)
+        # Memory that PyTorch may write is not to be read here: outside of a step it has none.
+        self.parameter.grad, self.parameter.data = None, self.parameter.data.new_empty(0)
 
 
-def _host(tensor: Any) -> Any:
-    """Return PyTorch's tensor of the values, over the device's memory where the host sees it."""
-    torch = _torch()
-    if tensor.dtype is not dtypes.bfloat16 and tensor.__dlpack_device__() == (1, 0):
-        return torch.from_dlpack(tensor)
-    return torch.from_numpy(tensor.numpy())
+def _view(node: Node, writable: bool = False) -> Any:
+    return node.device.share(node.buffer, node.dtype, node.shape, writable)
 
 
 class Optimizer:
@@ -160,7 +172,7 @@ class Optimizer:
     def _take(self, pairs: list[_Pair]) -> list[_Pair]:
         """Compute values and gradients as one plan, with the loss, which its holder will read."""
         roots = [r() for pair in pairs for r in getattr(pair.tensor, "_roots", ())]
-        nodes = [t._node for p in pairs for t in (p.tensor, p.tensor.grad) if t is not None]
+        nodes = [node for pair in pairs for node in pair.targets()]
         nodes += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
         self._computed = realize(nodes)
         for pair in pairs:

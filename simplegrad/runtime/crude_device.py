@@ -66,7 +66,7 @@ class CrudeDevice:
         host = getattr(self.protocol, "numpy", np.asarray)(buffer)
         return np.array(host).astype(dtype.numpy).reshape(shape)
 
-    def share(self, buffer: Any, dtype: DType, shape: Shape) -> Any:
+    def share(self, buffer: Any, dtype: DType, shape: Shape, writable: bool = False) -> Any:
         """Return None: what the protocol's arrays are made of is its own."""
 
     def adopt(self, array: Any, dtype: DType) -> Any:

@@ -57,10 +57,13 @@ class Device(ABC):
         """Return a NumPy copy of a buffer (bfloat16 as float32), once all work before is done."""
 
     @abstractmethod
-    def share(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
-        """Return a read-only NumPy array over a buffer's own memory, once all work before is done.
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a NumPy array over a buffer's own memory, once all work before is done.
 
-        None where the host does not see that memory, or NumPy has no such dtype.
+        None where the host does not see that memory, or NumPy has no such dtype. What is written
+        through a `writable` one reaches kernels that are enqueued when it has died.
         """
 
     @abstractmethod

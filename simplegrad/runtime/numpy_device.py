@@ -42,12 +42,14 @@ class NumpyDevice:
         """Return a copy of a buffer (bfloat16 as float32)."""
         return buffer.copy()
 
-    def share(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
-        """Return a read-only view of a buffer; None for bfloat16, which is no type of NumPy's."""
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a view of a buffer; None for bfloat16, which is no type of NumPy's."""
         if dtype is dtypes.bfloat16:
             return None
         view = buffer.view()
-        view.flags.writeable = False
+        view.flags.writeable = writable
         return view
 
     def adopt(self, array: Any, dtype: DType) -> Any:

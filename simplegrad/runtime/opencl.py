@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import threading
@@ -36,18 +37,22 @@ class Program:
 
 
 class _Mapped:
-    """A buffer mapped for reading, for `numpy.asarray`: unmapped with the last view of it."""
+    """A buffer mapped for `numpy.asarray`: unmapped with the last view of it."""
 
-    def __init__(self, cl: Any, queue: Any, buffer: Any, dtype: DType, shape: tuple[int, ...]):
+    def __init__(
+        self, device: OpenCLDevice, buffer: Any, dtype: DType, shape: tuple[int, ...],
+        writable: bool,
+    ) -> None:  # fmt: skip
         nbytes = math.prod(shape) * dtype.itemsize
-        read = cl.map_flags.READ
+        cl = device._cl
+        flags = cl.map_flags.READ | (cl.map_flags.WRITE if writable else 0)
         self._bytes, _ = cl.enqueue_map_buffer(
-            queue, buffer.raw, read, 0, (nbytes,), np.uint8, is_blocking=True
+            device.queue, buffer.raw, flags, 0, (nbytes,), np.uint8, is_blocking=True
         )
         self._buffer = buffer
         self.__array_interface__ = {
             "version": 3, "shape": shape, "typestr": dtype.numpy.str,
-            "data": (self._bytes.ctypes.data, True),
+            "data": (self._bytes.ctypes.data, not writable),
         }  # fmt: skip
 
     def __del__(self) -> None:
@@ -60,8 +65,10 @@ class _HostBuffer:
     __slots__ = ("__weakref__", "_array", "_finish", "_process", "nbytes", "raw")
 
     def __init__(self, cl: Any, queue: Any, array: Any) -> None:
-        flags = cl.mem_flags.READ_ONLY | cl.mem_flags.USE_HOST_PTR
-        self.raw = cl.Buffer(queue.context, flags, hostbuf=array)
+        # Kernels only read operands, but Intel's runtime copies long arrays that are READ_ONLY.
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
+        memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+        self.raw = cl.Buffer(queue.context, flags, hostbuf=memory)
         self._array, self.nbytes = array, array.nbytes
         self._finish, self._process = queue.finish, os.getpid()
 
@@ -182,16 +189,19 @@ class OpenCLDevice(Device):
             return np.asarray(host.astype(np.uint32) << 16).view(np.float32)
         return host
 
-    def share(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
-        """Return a read-only NumPy array over a buffer's own memory, once all work before is done.
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a NumPy array over a buffer's own memory, once all work before is done.
 
-        None where the device has memory of its own, and for bfloat16, which NumPy lacks.
+        None where the device has memory of its own, and for bfloat16, which NumPy lacks. The memory
+        is mapped as long as the array or a view of it lives.
         """
         if not self.limits.host_memory or dtype is dtypes.bfloat16:
             return None
         if 0 in shape:
             return np.broadcast_to(np.zeros((), dtype.numpy), shape)
-        return np.asarray(_Mapped(self._cl, self.queue, buffer, dtype, shape))
+        return np.asarray(_Mapped(self, buffer, dtype, shape, writable))
 
     def adopt(self, array: Any, dtype: DType) -> Any:
         """Return a buffer over the memory of a NumPy array, which nobody may write from now on.

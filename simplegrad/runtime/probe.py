@@ -154,17 +154,18 @@ __kernel void probe_addresses(__global ulong *y, __global const char *a, __globa
 def _shares_memory(cl: Any, context: Any, queue: Any) -> bool:
     """Whether a kernel has the host's addresses: of a mapped buffer, and of an array's memory.
 
-    The array starts at an address that is a multiple of 4 bytes and no more.
+    The array starts at an address that is a multiple of 4 bytes and no more, and it is long: short
+    ones Intel's runtime uses where they stand, whatever it does with others.
     """
     flags = cl.mem_flags
-    array = np.zeros(65, np.float32)[1:]
+    array = np.zeros((1 << 18) + 1, np.float32)[1:]
     addresses = np.zeros(2, np.uint64)
     try:
         with quiet(cl):
             program = cl.Program(context, _ADDRESSES).build(cache_dir=False)
         kernel = cl.Kernel(program, "probe_addresses")
         own = cl.Buffer(context, flags.READ_WRITE, 4096)
-        theirs = cl.Buffer(context, flags.READ_ONLY | flags.USE_HOST_PTR, hostbuf=array)
+        theirs = cl.Buffer(context, flags.READ_WRITE | flags.USE_HOST_PTR, hostbuf=array)
         y = cl.Buffer(context, flags.READ_WRITE, addresses.nbytes)
         for i, buffer in enumerate((y, own, theirs)):
             kernel.set_arg(i, buffer)

@@ -187,6 +187,8 @@ def test_import_without_a_copy(device: Any, make: Any) -> None:
         np.testing.assert_allclose((x @ x.T).numpy(), host @ host.T)
         (x * x).sum().backward()
         np.testing.assert_array_equal(x.grad.numpy(), 2 * host)
+    host.flags.writeable = False
+    assert _address(make(host, copy=False)) == _address(host)
     scalar = make(np.array(3.0), copy=False)
     assert float(scalar) == 3.0 and scalar.dtype is sg.float64
 
