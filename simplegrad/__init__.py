@@ -45,6 +45,7 @@ from simplegrad.errors import (
     SimplegradError,
     UnsupportedOp,
 )
+from simplegrad.expressions.symbolic import Symbolic, symbolic
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
@@ -146,6 +147,7 @@ __all__ = [
     "RMSprop",
     "ShapeError",
     "SimplegradError",
+    "Symbolic",
     "Tensor",
     "UnsupportedOp",
     "arange",
@@ -199,6 +201,7 @@ __all__ = [
     "set_default_float",
     "settings",
     "stack",
+    "symbolic",
     "synchronize",
     "tril",
     "triu",
