@@ -38,17 +38,19 @@ from simplegrad.errors import (
     DriverNotFound,
     DTypeError,
     DTypeNotSupported,
+    ExchangeError,
     IndexOutOfRange,
     OutOfMemory,
     ShapeError,
     SimplegradError,
     UnsupportedOp,
 )
+from simplegrad.expressions.symbolic import Symbolic, symbolic
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
-from simplegrad.runtime.devices import available as devices
 from simplegrad.runtime.devices import current as _current_device
+from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
 from simplegrad.runtime.profile import Profile
 from simplegrad.tensor.contraction import einsum, matmul
@@ -72,6 +74,7 @@ from simplegrad.tensor.creation import (
 )
 from simplegrad.tensor.differentiation import grad, value_and_grad
 from simplegrad.tensor.elementwise import where
+from simplegrad.tensor.exchange import from_dlpack
 from simplegrad.tensor.functions import (
     FUNCTIONS as _FUNCTIONS,
 )
@@ -137,12 +140,14 @@ __all__ = [
     "DTypeNotSupported",
     "DeviceError",
     "DriverNotFound",
+    "ExchangeError",
     "IndexOutOfRange",
     "OutOfMemory",
     "Profile",
     "RMSprop",
     "ShapeError",
     "SimplegradError",
+    "Symbolic",
     "Tensor",
     "UnsupportedOp",
     "arange",
@@ -166,6 +171,7 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "from_dlpack",
     "full",
     "full_like",
     "fusion",
@@ -195,6 +201,7 @@ __all__ = [
     "set_default_float",
     "settings",
     "stack",
+    "symbolic",
     "synchronize",
     "tril",
     "triu",

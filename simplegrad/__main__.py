@@ -35,8 +35,7 @@ def main() -> None:
 
 def _devices() -> str:
     lines = (
-        f"{info.selector:20} {info.kind:6} {info.name}  {info.driver}"
-        for info in devices.available()
+        f"{info.selector:20} {info.kind:6} {info.name}  {info.driver}" for info in devices.devices()
     )
     return "\n".join(lines)
 

@@ -35,6 +35,10 @@ class OutOfMemory(DeviceError, MemoryError):
     """The device has no room, even after the pool was trimmed and the try repeated."""
 
 
+class ExchangeError(SimplegradError, BufferError, ValueError):
+    """Memory that cannot be exchanged as asked: shared, where only a copy can be made."""
+
+
 class BuildError(DeviceError):
     """A kernel that the driver refused; the message holds numbered source and the log."""
 

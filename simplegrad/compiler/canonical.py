@@ -39,7 +39,7 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = 
     if fusion:
         roots = join_sums(roots, pieces)
     table: dict[tuple[int, ...], Node] = {}
-    merged = rewrite(topological(roots), lambda node: _merge(_simplify(node), table))
+    merged = rewrite(topological(roots), lambda node: merge(simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
     return Canonical([_computed(merged[id(r)]) for r in roots], glued)
 
@@ -187,7 +187,7 @@ def _scatter_add(node: Node, pieces: list[Node]) -> Node:
     return build.reduce(ops.SUM, masked, [1])
 
 
-def _simplify(node: Node) -> Node:
+def simplify(node: Node) -> Node:
     """Apply rules that hold bit for bit, NaN and signed zero included."""
     op, srcs = node.op, node.srcs
     if not srcs or node.buffer is not None:
@@ -218,7 +218,8 @@ def _is_one(node: Node) -> bool:
     return node.op is ops.CONST and const_value(node) == 1
 
 
-def _merge(node: Node, table: dict[tuple[int, ...], Node]) -> Node:
+def merge(node: Node, table: dict[tuple[int, ...], Node]) -> Node:
+    """Return the node of `table` with the same kind and operands, or this one, entered there."""
     if node.buffer is not None or node.op in (ops.BUFFER, ops.SCALAR):
         return node
     key = (node.kind.id, *[id(s) for s in node.srcs])

@@ -8,8 +8,8 @@ The class (or object) provides, over arrays of its own kind that broadcast as Nu
     as_strided(x, shape, strides)                    strides in elements of x in row-major order
 
 Comparisons give 0 and 1, or bools. Optional: ``array(numpy_array)`` takes host data,
-``numpy(x)`` gives it back (both default to `numpy.asarray`). Every operation of the graph is
-lowered to the twelve; one that cannot be is `UnsupportedOp`.
+``numpy(x)`` gives it back (both default to `numpy.asarray`), ``synchronize()`` waits for what runs
+on. Every operation of the graph is lowered to the twelve; one that cannot be is `UnsupportedOp`.
 
 - Everything is kept as floats: float64 data and constants as float64, all others as float32, so
   integers are exact up to 2^24, do not wrap, and have no bitwise operations.
@@ -66,8 +66,15 @@ class CrudeDevice:
         host = getattr(self.protocol, "numpy", np.asarray)(buffer)
         return np.array(host).astype(dtype.numpy).reshape(shape)
 
+    def share(self, buffer: Any, dtype: DType, shape: Shape, writable: bool = False) -> Any:
+        """Return None: what the protocol's arrays are made of is its own."""
+
+    def adopt(self, array: Any, dtype: DType) -> Any:
+        """Return None, as `share` does."""
+
     def synchronize(self) -> None:
-        """Do nothing: the protocol's operations are done when they return."""
+        """Wait until the protocol's operations are done, if it says how."""
+        getattr(self.protocol, "synchronize", lambda: None)()
 
     def memory_stats(self) -> dict[str, int]:
         """Return zeros: the protocol's memory is its own."""

@@ -31,6 +31,8 @@ class Limits:
     """Whether half is an arithmetic type; as a storage type it is there on every device."""
     subgroups: bool
     prefetch: bool = False
+    host_memory: bool = False
+    """Whether kernels read and write the host's memory where it stands, found by running it."""
 
 
 class Device(ABC):
@@ -53,6 +55,23 @@ class Device(ABC):
     @abstractmethod
     def to_host(self, buffer: Any, dtype: DType, shape: tuple[int, ...]) -> Any:
         """Return a NumPy copy of a buffer (bfloat16 as float32), once all work before is done."""
+
+    @abstractmethod
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a NumPy array over a buffer's own memory, once all work before is done.
+
+        None where the host does not see that memory, or NumPy has no such dtype. What is written
+        through a `writable` one reaches kernels that are enqueued when it has died.
+        """
+
+    @abstractmethod
+    def adopt(self, array: Any, dtype: DType) -> Any:
+        """Return a buffer over the memory of a NumPy array, which nobody may write from now on.
+
+        None where the device does not see that memory, or would read it otherwise.
+        """
 
     @abstractmethod
     def compile(self, source: str, options: tuple[str, ...] = ()) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,21 +14,25 @@ from simplegrad import settings
 from simplegrad.errors import DriverNotFound
 from simplegrad.runtime import select
 from simplegrad.runtime.crude_device import CrudeDevice
+from simplegrad.runtime.cupy_device import CuPy
 from simplegrad.runtime.numpy_device import NumpyDevice
 
 _chosen: ContextVar[Any] = ContextVar("simplegrad_device", default=None)
 _numpy = NumpyDevice()
-_lock = threading.Lock()
+_lock = threading.RLock()
 _default: dict[str, Any] = {}
+_crude: weakref.WeakValueDictionary[int, CrudeDevice] = weakref.WeakValueDictionary()
 
 
 def by_name(selector: str) -> Any:
-    """Return the device of a selector such as ``numpy``, ``opencl:gpu`` or ``opencl:intel``.
+    """Return the device of a selector: ``numpy``, ``cupy``, ``opencl:gpu``, ``opencl:intel`` …
 
     Raises `DeviceError` where there is none of that name, listing those that exist.
     """
     if selector == "numpy":
         return _numpy
+    if selector == "cupy":
+        return crude(CuPy)
     return select.open_device(selector)
 
 
@@ -83,10 +88,28 @@ def resolve(selector: Any) -> Any:
 
 
 def crude(protocol: Any) -> CrudeDevice:
-    """Return a device over a user's own class with the twelve crude operations."""
-    return CrudeDevice(protocol)
+    """Return the device over a user's own class with the twelve crude operations.
+
+    One object (class or instance) has one device, as long as something refers to that.
+    """
+    with _lock:
+        device = _crude.get(id(protocol))  # the device keeps its protocol, so the id is not reused
+        if device is None:
+            device = _crude[id(protocol)] = CrudeDevice(protocol)
+    return device
 
 
-def available() -> list[Any]:
-    """Return a record of every device here, best first; ``numpy`` is always there."""
-    return [*select.devices(), select.DeviceInfo.numpy()]
+class Devices:
+    """What computes here: ``sg.devices()`` lists devices, ``sg.devices.CuPy`` is a class of twelve.
+
+    Any of them may be put in force with ``sg.device(...)`` or ``Tensor.device = ...``.
+    """
+
+    CuPy = CuPy
+
+    def __call__(self) -> list[Any]:
+        """Return a record of every device here, best first; ``numpy`` is always there."""
+        return [*select.devices(), select.DeviceInfo.numpy()]
+
+
+devices = Devices()

@@ -42,12 +42,32 @@ class NumpyDevice:
         """Return a copy of a buffer (bfloat16 as float32)."""
         return buffer.copy()
 
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a view of a buffer; None for bfloat16, which is no type of NumPy's."""
+        if dtype is dtypes.bfloat16:
+            return None
+        view = buffer.view()
+        view.flags.writeable = writable
+        return view
+
+    def adopt(self, array: Any, dtype: DType) -> Any:
+        """Return the array itself if it is contiguous and of `dtype`, else None."""
+        return array if is_plain(array, dtype) else None
+
     def synchronize(self) -> None:
         """Do nothing: everything is done when it is asked for."""
 
     def memory_stats(self) -> dict[str, int]:
         """Return zeros: NumPy's memory is the host's."""
         return {"in_use_bytes": 0, "held_bytes": 0, "peak_bytes": 0}
+
+
+def is_plain(array: Any, dtype: DType) -> bool:
+    """Whether an array's memory is what a buffer of `dtype` holds: contiguous and aligned."""
+    fits = dtype is not dtypes.bfloat16 and array.dtype == dtype.numpy and array.dtype.isnative
+    return bool(fits and array.flags.c_contiguous and array.flags.aligned)
 
 
 def rounded(array: Any, dtype: DType) -> Any:

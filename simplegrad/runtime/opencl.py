@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 import threading
 import weakref
@@ -16,6 +18,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
 from simplegrad.runtime import probe, program_cache
 from simplegrad.runtime.device import Device, Limits
+from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
 
 _MAX_PROGRAMS = 4096
@@ -32,6 +35,48 @@ class Program:
     def kernel(self, name: str) -> Any:
         """Return a new kernel object; ``set_arg(i, buffer.raw or NumPy scalar)`` binds it."""
         return self._cl.Kernel(self._raw, name)
+
+
+class _Mapped:
+    """A buffer mapped for `numpy.asarray`: unmapped with the last view of it."""
+
+    def __init__(
+        self, device: OpenCLDevice, buffer: Any, dtype: DType, shape: tuple[int, ...],
+        writable: bool,
+    ) -> None:  # fmt: skip
+        nbytes = math.prod(shape) * dtype.itemsize
+        cl = device._cl
+        flags = cl.map_flags.READ | (cl.map_flags.WRITE if writable else 0)
+        self._bytes, _ = cl.enqueue_map_buffer(
+            device.queue, buffer.raw, flags, 0, (nbytes,), np.uint8, is_blocking=True
+        )
+        self._buffer = buffer
+        self.__array_interface__ = {
+            "version": 3, "shape": shape, "typestr": dtype.numpy.str,
+            "data": (self._bytes.ctypes.data, not writable),
+        }  # fmt: skip
+
+    def __del__(self) -> None:
+        self._bytes = None  # unmaps, before the pool may hand the buffer out again
+
+
+class _HostBuffer:
+    """A buffer over memory that belongs to a NumPy array, which lives as long."""
+
+    __slots__ = ("__weakref__", "_array", "_finish", "_process", "nbytes", "raw")
+
+    def __init__(self, cl: Any, queue: Any, array: Any) -> None:
+        # Kernels only read operands, but Intel's runtime copies long arrays that are READ_ONLY.
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
+        memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
+        self.raw = cl.Buffer(queue.context, flags, hostbuf=memory)
+        self._array, self.nbytes = array, array.nbytes
+        self._finish, self._process = queue.finish, os.getpid()
+
+    def __del__(self) -> None:
+        # Kernels that still wait read this memory, which its owner may free or write now.
+        if self._process == os.getpid():
+            self._finish()
 
 
 class OpenCLDevice(Device):
@@ -86,6 +131,7 @@ class OpenCLDevice(Device):
             fp16=can.fp16,
             subgroups=can.subgroups,
             prefetch=can.prefetch,
+            host_memory=can.host_memory,
         )
 
     # Memory -------------------------------------------------------------------------------------
@@ -147,6 +193,32 @@ class OpenCLDevice(Device):
         if dtype is dtypes.bfloat16:
             return np.asarray(host.astype(np.uint32) << 16).view(np.float32)
         return host
+
+    def share(
+        self, buffer: Any, dtype: DType, shape: tuple[int, ...], writable: bool = False
+    ) -> Any:
+        """Return a NumPy array over a buffer's own memory, once all work before is done.
+
+        None where the device has memory of its own, and for bfloat16, which NumPy lacks. The memory
+        is mapped as long as the array or a view of it lives.
+        """
+        if not self.limits.host_memory or dtype is dtypes.bfloat16:
+            return None
+        if 0 in shape:
+            return np.broadcast_to(np.zeros((), dtype.numpy), shape)
+        return np.asarray(_Mapped(self, buffer, dtype, shape, writable))
+
+    def adopt(self, array: Any, dtype: DType) -> Any:
+        """Return a buffer over the memory of a NumPy array, which nobody may write from now on.
+
+        None where the device has memory of its own, or the array's is not what a buffer holds.
+        """
+        limits = self.limits
+        usable = limits.host_memory and 0 < array.nbytes <= limits.max_alloc_bytes
+        known = limits.fp64 or dtype is not dtypes.float64
+        if not (usable and known and is_plain(array, dtype)):
+            return None
+        return _HostBuffer(self._cl, self.queue, array)
 
     def memory_stats(self) -> dict[str, int]:
         """Return ``in_use_bytes``, ``held_bytes`` and ``peak_bytes``."""
@@ -247,7 +319,8 @@ class OpenCLDevice(Device):
 
 
 _REFUSED_AFTER_FORK = (
-    "allocate", "compile", "from_host", "launch", "launch_timed", "synchronize", "to_host",
+    "adopt", "allocate", "compile", "from_host", "launch", "launch_timed", "share", "synchronize",
+    "to_host",
 )  # fmt: skip
 
 

@@ -73,6 +73,8 @@ class Capabilities:
     subgroups: bool
     prefetch: bool
     """Whether the compiler takes clang's ``__builtin_prefetch``; asked of CPUs only."""
+    host_memory: bool
+    """Whether kernels work in the host's memory, where it stands; asked of CPUs only."""
 
 
 def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> Capabilities:
@@ -80,7 +82,8 @@ def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> 
 
     The error is for a driver that gets vectors or 64-bit integers wrong, which all kernels use.
     """
-    key = program_cache.key_of("probe", identity, *[p.source(n) for n, p in _PROBES.items()])
+    sources = [_ADDRESSES, *[p.source(n) for n, p in _PROBES.items()]]
+    key = program_cache.key_of("probe", identity, *sources)
     known = program_cache.get("probes", key)
     if known is not None:
         with suppress(ValueError, TypeError):
@@ -94,6 +97,7 @@ def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> 
             f"open: {identity} gives wrong results for float16 vectors or 64-bit integers; update "
             "the driver, or choose another device with SIMPLEGRAD_DEVICE"
         )
+    works["host_memory"] = bool(raw.type & 2) and _shares_memory(cl, context, queue)
     found = Capabilities(*[works.get(n, False) for n in Capabilities.__annotations__])
     program_cache.put("probes", key, json.dumps(asdict(found)).encode())
     return found
@@ -137,6 +141,43 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
             continue
         works[name] = bool(result[0] == _PROBES[name].expected)
     return works
+
+
+_ADDRESSES = """
+__kernel void probe_addresses(__global ulong *y, __global const char *a, __global const char *b) {
+  y[0] = (ulong)a;
+  y[1] = (ulong)b;
+}
+"""
+
+
+def _shares_memory(cl: Any, context: Any, queue: Any) -> bool:
+    """Whether a kernel has the host's addresses: of a mapped buffer, and of an array's memory.
+
+    The array starts at an address that is a multiple of 4 bytes and no more, and it is long: short
+    ones Intel's runtime uses where they stand, whatever it does with others.
+    """
+    flags = cl.mem_flags
+    array = np.zeros((1 << 18) + 1, np.float32)[1:]
+    addresses = np.zeros(2, np.uint64)
+    try:
+        with quiet(cl):
+            program = cl.Program(context, _ADDRESSES).build(cache_dir=False)
+        kernel = cl.Kernel(program, "probe_addresses")
+        own = cl.Buffer(context, flags.READ_WRITE, 4096)
+        theirs = cl.Buffer(context, flags.READ_WRITE | flags.USE_HOST_PTR, hostbuf=array)
+        y = cl.Buffer(context, flags.READ_WRITE, addresses.nbytes)
+        for i, buffer in enumerate((y, own, theirs)):
+            kernel.set_arg(i, buffer)
+        cl.enqueue_nd_range_kernel(queue, kernel, (1,), (1,))
+        cl.enqueue_copy(queue, addresses, y, is_blocking=True)
+        mapped, _ = cl.enqueue_map_buffer(
+            queue, own, cl.map_flags.READ, 0, (4096,), np.uint8, is_blocking=True
+        )
+    except cl.Error:
+        return False
+    seen: list[int] = addresses.tolist()
+    return seen == [mapped.ctypes.data, array.ctypes.data]
 
 
 _AVX512 = (

@@ -139,7 +139,9 @@ class Composites(Contraction):
         """Return x with mean 0 and variance 1 over `axes`, times `weight`, plus `bias`."""
         axes = normalize_axes("layer_norm", axes, self.ndim)
         for name, value in (("weight", weight), ("bias", bias)):
-            shape = getattr(value, "shape", np.shape(value)) if value is not None else ()
+            if value is None:
+                continue
+            shape = value.shape if isinstance(value, Core) else np.shape(value)
             if not _fits(shape, self.shape):
                 raise ShapeError(
                     f"layer_norm: {name} of shape {shape} does not broadcast to {self.shape}; "

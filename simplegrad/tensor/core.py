@@ -2,7 +2,8 @@
 
 `Tensor` is put together from one class per topic, each a subclass of the one before it:
 `Core` → `Elementwise` → `Views` → `Reductions` → `Indexing` → `Contraction` → `Composites` →
-`Tensor`. Only `Tensor` itself is ever instantiated; `wrap` makes one from a node.
+`Differentiation` → `Exchange` → `Tensor`. Only `Tensor` itself is ever instantiated; `wrap` makes
+one from a node.
 """
 
 from __future__ import annotations
@@ -368,7 +369,7 @@ class Core:
         return wrap(detached(self._node))
 
     def numpy(self) -> np.ndarray:
-        """Return the values as a NumPy array (bfloat16 as float32), computed now."""
+        """Return a copy of the values as a NumPy array (bfloat16 as float32), computed now."""
         return execution.to_numpy(self._node)  # type: ignore[no-any-return]
 
     def cpu(self) -> np.ndarray:
@@ -389,12 +390,6 @@ class Core:
     def tolist(self) -> Any:
         """Return nested lists of Python numbers."""
         return self.numpy().tolist()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = self.numpy()
-        if copy:
-            return np.array(array, dtype)
-        return array if dtype is None else array.astype(dtype, copy=False)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Let NumPy's ufuncs give tensors where there is such an operation, else host arrays."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.errors import DTypeError, ExchangeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import broadcast_shapes
 from simplegrad.graph.node import Node
@@ -23,6 +23,7 @@ from simplegrad.tensor.core import (
     wrap,
 )
 from simplegrad.tensor.elementwise import where
+from simplegrad.tensor.exchange import adopted
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import extents_of
 
@@ -50,13 +51,23 @@ def asarray(
 ) -> Tensor:
     """Return data as a tensor with its dtype kept, float64 included; a tensor stays itself.
 
-    Python floats take the default float dtype. Host data is always copied.
+    Python floats take the default float dtype. Host data is copied, unless ``copy=False``: then the
+    tensor stands on the memory of a NumPy array, which must not be written any more, and where only
+    a copy can be made `ExchangeError` (a `ValueError`) is raised.
     """
     if isinstance(obj, Tensor):
         same = dtype is None or dtypes.of(dtype) is obj.dtype
         if same and device is None and not copy:
             return obj
+        if copy is False:
+            raise ExchangeError(
+                f"asarray: {obj.dtype} on {obj.device.name} becomes {dtype or obj.dtype} on "
+                f"{find_device(device).name} in a copy only; leave out copy=False"
+            )
         return Tensor(obj, dtype, requires_grad, device)
+    if copy is False:
+        node = adopted("asarray", obj, None if dtype is None else dtypes.of(dtype), device)
+        return _leaf(node, requires_grad)
     keep = hasattr(obj, "dtype")
     given = None if dtype is None else dtypes.of(dtype)
     node = host_node("asarray", obj, device, given, keep)

@@ -6,7 +6,7 @@ from typing import Any
 
 from simplegrad.runtime import devices
 from simplegrad.tensor.core import Core
-from simplegrad.tensor.differentiation import Differentiation
+from simplegrad.tensor.exchange import Exchange
 
 
 class _Meta(type):
@@ -21,7 +21,7 @@ class _Meta(type):
         devices.set_current(value)
 
 
-class Tensor(Differentiation, metaclass=_Meta):
+class Tensor(Exchange, metaclass=_Meta):
     """A lazy array on a device: operations are recorded, and computed when a value is read.
 
     ``Tensor(data, dtype=None, requires_grad=None, device=None)`` copies numbers, nested lists,

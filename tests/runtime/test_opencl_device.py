@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from simplegrad import dtypes, settings
 from simplegrad.errors import DeviceError, DTypeNotSupported, OutOfMemory
 from simplegrad.runtime import probe, program_cache
+from simplegrad.runtime.device import Limits
 from simplegrad.runtime.opencl import OpenCLDevice
 
 ADD = """
@@ -229,19 +231,30 @@ def probed(device: Any, cl: Any, raw: Any = None) -> probe.Capabilities:
     return probe.capabilities(cl, raw or device.raw, device.context, device.queue, device.identity)
 
 
+def _known(limits: Limits) -> probe.Capabilities:
+    return probe.Capabilities(
+        limits.fp64, limits.fp16, limits.subgroups, limits.prefetch, limits.host_memory
+    )
+
+
+def test_a_cpu_shares_its_memory(cl_device: Any) -> None:
+    assert cl_device.limits.host_memory == (cl_device.kind == "cpu")
+
+
 def test_probes_run_once_and_are_remembered(cl_device: Any, tmp_path: Any) -> None:
     limits = cl_device.limits
-    known = probe.Capabilities(limits.fp64, limits.fp16, limits.subgroups, limits.prefetch)
+    known = _known(limits)
+    builds = 2 if cl_device.kind == "cpu" else 1  # addresses are asked for on CPUs
     with settings.override(cache_dir=str(tmp_path)):
         counting = Counting(cl_device._cl)
         assert probed(cl_device, counting) == known
-        assert counting.builds == 1
+        assert counting.builds == builds
         assert probed(cl_device, counting) == known
-        assert counting.builds == 1
+        assert counting.builds == builds
         for path in (tmp_path / "probes").iterdir():  # a good checksum over nonsense
             program_cache.put("probes", path.name, b'{"fp64": true}')
         assert probed(cl_device, counting) == known
-        assert counting.builds == 2
+        assert counting.builds == 2 * builds
 
 
 def test_what_is_refused_alone_leaves_the_others(cl_device: Any, tmp_path: Any) -> None:
@@ -250,7 +263,7 @@ def test_what_is_refused_alone_leaves_the_others(cl_device: Any, tmp_path: Any) 
     limits = cl_device.limits
     with settings.override(cache_dir=str(tmp_path)):
         found = probed(cl_device, Counting(cl_device._cl, refused="double"))
-    assert found == probe.Capabilities(False, limits.fp16, limits.subgroups, limits.prefetch)
+    assert found == _known(replace(limits, fp64=False))
 
 
 def test_listed_is_not_enough(

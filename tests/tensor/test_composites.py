@@ -150,3 +150,9 @@ def test_dropout() -> None:
 def test_fork_shares_the_value() -> None:
     x = Tensor(X)
     assert x.fork()._node is x._node
+
+
+def test_layer_norm_reads_no_weight() -> None:
+    weight = Tensor(np.ones(3, np.float32)) * 2
+    Tensor(np.ones((2, 3), np.float32)).layer_norm(weight=weight, bias=weight)
+    assert weight._node.buffer is None

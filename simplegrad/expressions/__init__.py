@@ -1,0 +1,1 @@
+"""Expressions of functions, as text, LaTeX and NumPy source."""

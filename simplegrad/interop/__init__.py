@@ -1,0 +1,1 @@
+"""Parts that stand between simplegrad and another library; each imports that library when used."""
