@@ -5,6 +5,7 @@ Needs the package `onnx` (``pip install 'simplegrad[onnx]'``).
 
 from __future__ import annotations
 
+from simplegrad.onnx.export import export
 from simplegrad.onnx.model import Model, load
 
-__all__ = ["Model", "load"]
+__all__ = ["Model", "export", "load"]

@@ -84,7 +84,7 @@ def ordered(nodes: Iterable[Any], known: set[str], what: str) -> list[Any]:
         missing = sorted(n for n in names if n not in producer and n not in known)
         if missing:
             raise ModelError(
-                f"{what}: node {label(node)} ({node.op_type}) reads {missing}, which nothing defines"
+                f"{what}: node {label(node)} ({node.op_type}) reads {missing}, defined nowhere"
             )
     waits = [len({producer[n] for n in names if n in producer}) for names in needs]
     readers: list[list[int]] = [[] for _ in nodes]

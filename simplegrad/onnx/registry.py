@@ -106,7 +106,7 @@ class Call:
         """Whether an attribute is given."""
         return name in self._attributes
 
-    def int(self, name: str, default: Any = ...) -> Any:
+    def integer(self, name: str, default: Any = ...) -> Any:
         """Return an integer attribute; without a default it must be given."""
         return self._get(name, 2, "i", default)
 
@@ -114,7 +114,7 @@ class Call:
         """Return an integer attribute as a truth value."""
         return bool(self._get(name, 2, "i", default))
 
-    def float(self, name: str, default: Any = ...) -> Any:
+    def real(self, name: str, default: Any = ...) -> Any:
         """Return a float attribute."""
         return self._get(name, 1, "f", default)
 
@@ -123,12 +123,12 @@ class Call:
         text = self._get(name, 3, "s", default)
         return text.decode(errors="replace") if isinstance(text, bytes) else text
 
-    def ints(self, name: str, default: Any = ...) -> Any:
+    def integers(self, name: str, default: Any = ...) -> Any:
         """Return a list of integers."""
         found = self._get(name, 7, "ints", default)
         return found if found is default else list(found)
 
-    def floats(self, name: str, default: Any = ...) -> Any:
+    def reals(self, name: str, default: Any = ...) -> Any:
         """Return a list of floats."""
         found = self._get(name, 6, "floats", default)
         return found if found is default else list(found)
@@ -152,7 +152,7 @@ class Call:
         """Return the axes that newer operators take as input `i` and older ones as attribute."""
         if self.has(i):
             return self.numbers(i)
-        return self.ints("axes", default)
+        return self.integers("axes", default)
 
     # New tensors --------------------------------------------------------------------------------
 

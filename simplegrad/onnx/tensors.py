@@ -187,7 +187,7 @@ def _outside(proto: Any, what: str, folder: Path | None, expected: int) -> bytes
             )
         with path.open("rb") as file:
             file.seek(offset)
-            return file.read(length)
+            return bytes(file.read(length))
     except (OSError, ValueError) as error:
         if isinstance(error, ModelError):
             raise

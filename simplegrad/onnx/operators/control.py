@@ -55,13 +55,13 @@ def _stacked(line: list[Tensor], axis: int = 0) -> Tensor:
 @operator("Scan", since=9)
 def scan(call: Call) -> Any:
     """Scan: a body over the slices of its inputs, with states that are carried along."""
-    body, count = call.graph("body"), call.int("num_scan_inputs")
+    body, count = call.graph("body"), call.integer("num_scan_inputs")
     values = [call.value(i) for i in range(len(call.inputs))]
     if not 1 <= count <= len(values):
         raise ModelError(f"num_scan_inputs {count} of {len(values)} inputs")
     carried, inputs = values[: len(values) - count], values[len(values) - count :]
-    axes = call.ints("scan_input_axes", [0] * count)
-    backwards = call.ints("scan_input_directions", [0] * count)
+    axes = call.integers("scan_input_axes", [0] * count)
+    backwards = call.integers("scan_input_directions", [0] * count)
     tensors = [v.on(call.device) for v in inputs]
     lengths = {t.shape[a] for t, a in zip(tensors, axes, strict=True)}
     if len(lengths) != 1 or max(lengths) > MAX_TRIPS:
@@ -78,8 +78,8 @@ def scan(call: Call) -> Any:
         carried = results[: len(carried)]
         for line, value in zip(scanned, results[len(carried) :], strict=True):
             line.append(value.on(call.device))
-    out_axes = call.ints("scan_output_axes", [0] * outputs)
-    out_back = call.ints("scan_output_directions", [0] * outputs)
+    out_axes = call.integers("scan_output_axes", [0] * outputs)
+    out_back = call.integers("scan_output_directions", [0] * outputs)
     joined = [
         _stacked(line[::-1] if back else line, axis)
         for line, axis, back in zip(scanned, out_axes, out_back, strict=True)

@@ -144,7 +144,7 @@ def clip(call: Call) -> Tensor:
     low: Any = call.optional(1)
     high: Any = call.optional(2)
     if call.version < 11:
-        low, high = call.float("min", None), call.float("max", None)
+        low, high = call.real("min", None), call.real("max", None)
     return x.clip(low, high)
 
 
@@ -154,7 +154,7 @@ def clip(call: Call) -> Tensor:
 @operator("Cast", since=6)
 def cast(call: Call) -> Tensor:
     """Cast between the supported types."""
-    return call.tensor(0).cast(dtype_of(call.int("to"), "attribute 'to'"))
+    return call.tensor(0).cast(dtype_of(call.integer("to"), "attribute 'to'"))
 
 
 @operator("CastLike", since=15)
@@ -166,7 +166,7 @@ def cast_like(call: Call) -> Tensor:
 @operator("BitCast", since=26)
 def bit_cast(call: Call) -> Tensor:
     """BitCast between integers of one size, which is a cast; the engine has no other."""
-    x, dtype = call.tensor(0), dtype_of(call.int("to"), "attribute 'to'")
+    x, dtype = call.tensor(0), dtype_of(call.integer("to"), "attribute 'to'")
     if x.dtype is not dtype and (x.dtype.kind not in "iu" or dtype.kind not in "iu"):
         raise ModelError(f"bits of {x.dtype} cannot be read as {dtype}; integers only")
     if x.dtype.itemsize != dtype.itemsize:
@@ -180,7 +180,7 @@ def bit_cast(call: Call) -> Tensor:
 @operator("LeakyRelu", since=6)
 def leaky_relu(call: Call) -> Tensor:
     """LeakyRelu."""
-    return call.tensor(0).leaky_relu(call.float("alpha", 0.01))
+    return call.tensor(0).leaky_relu(call.real("alpha", 0.01))
 
 
 @operator("PRelu", since=7)
@@ -193,13 +193,13 @@ def prelu(call: Call) -> Tensor:
 @operator("Elu", since=6)
 def elu(call: Call) -> Tensor:
     """Elu."""
-    return call.tensor(0).elu(call.float("alpha", 1.0))
+    return call.tensor(0).elu(call.real("alpha", 1.0))
 
 
 @operator("Celu", since=12)
 def celu(call: Call) -> Tensor:
     """Celu: max(0, x) + min(0, alpha (exp(x / alpha) - 1))."""
-    x, alpha = call.tensor(0), call.float("alpha", 1.0)
+    x, alpha = call.tensor(0), call.real("alpha", 1.0)
     return x.maximum(0).add(x.minimum(0).div(alpha).expm1().mul(alpha))
 
 
@@ -207,15 +207,15 @@ def celu(call: Call) -> Tensor:
 def selu(call: Call) -> Tensor:
     """Selu."""
     x = call.tensor(0)
-    alpha = call.float("alpha", 1.6732631921768188)
-    gamma = call.float("gamma", 1.0507010221481323)
+    alpha = call.real("alpha", 1.6732631921768188)
+    gamma = call.real("gamma", 1.0507010221481323)
     return where(x.greater(0), x, x.minimum(0).expm1().mul(alpha)).mul(gamma)
 
 
 @operator("HardSigmoid", since=6)
 def hard_sigmoid(call: Call) -> Tensor:
     """HardSigmoid."""
-    x = call.tensor(0).mul(call.float("alpha", 0.2)).add(call.float("beta", 0.5))
+    x = call.tensor(0).mul(call.real("alpha", 0.2)).add(call.real("beta", 0.5))
     return x.clip(0, 1)
 
 
@@ -237,7 +237,7 @@ def mish(call: Call) -> Tensor:
 def swish(call: Call) -> Tensor:
     """Swish: x sigmoid(alpha x)."""
     x = call.tensor(0)
-    return x.mul(x.mul(call.float("alpha", 1.0)).sigmoid())
+    return x.mul(x.mul(call.real("alpha", 1.0)).sigmoid())
 
 
 @operator("Gelu", since=20)
@@ -257,13 +257,13 @@ def softsign(call: Call) -> Tensor:
 def thresholded_relu(call: Call) -> Tensor:
     """ThresholdedRelu."""
     x = call.tensor(0)
-    return where(x.greater(call.float("alpha", 1.0)), x, 0)
+    return where(x.greater(call.real("alpha", 1.0)), x, 0)
 
 
 @operator("Shrink", since=9)
 def shrink(call: Call) -> Tensor:
     """Shrink: towards zero by bias outside of -lambd … lambd, else 0."""
-    x, bias, reach = call.tensor(0), call.float("bias", 0.0), call.float("lambd", 0.5)
+    x, bias, reach = call.tensor(0), call.real("bias", 0.0), call.real("lambd", 0.5)
     wide = x if x.dtype.is_float else x.cast(dtypes.float32)
     inner = where(wide.greater(reach), wide.sub(bias), 0)
     return where(wide.less(-reach), wide.add(bias), inner).cast(x.dtype)
@@ -272,14 +272,14 @@ def shrink(call: Call) -> Tensor:
 @operator("Softmax", "LogSoftmax", since=13)
 def softmax(call: Call) -> Tensor:
     """Softmax and LogSoftmax along one axis."""
-    x, axis = call.tensor(0), call.int("axis", -1)
+    x, axis = call.tensor(0), call.integer("axis", -1)
     return x.softmax(axis) if call.op == "Softmax" else x.logsoftmax(axis)
 
 
 @operator("Softmax", "LogSoftmax", until=12)
 def softmax_of_rows(call: Call) -> Tensor:
     """Softmax as it was before opset 13: over all axes from `axis` on."""
-    x, axis = call.tensor(0), call.int("axis", 1) % max(call.tensor(0).ndim, 1)
+    x, axis = call.tensor(0), call.integer("axis", 1) % max(call.tensor(0).ndim, 1)
     flat = x.reshape(math.prod(x.shape[:axis]), -1)
     flat = flat.softmax(-1) if call.op == "Softmax" else flat.logsoftmax(-1)
     return flat.reshape(x.shape)
@@ -289,7 +289,7 @@ def softmax_of_rows(call: Call) -> Tensor:
 def hardmax(call: Call) -> Tensor:
     """Hardmax: one at the first greatest element along `axis`, else 0."""
     x = call.tensor(0)
-    axis = call.int("axis", -1 if call.version >= 13 else 1) % x.ndim
+    axis = call.integer("axis", -1 if call.version >= 13 else 1) % x.ndim
     if call.version >= 13:
         return x.argmax(axis).one_hot(x.shape[axis], x.dtype).moveaxis(-1, axis)
     flat = x.reshape(math.prod(x.shape[:axis]), -1)

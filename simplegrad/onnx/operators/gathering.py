@@ -21,13 +21,13 @@ from simplegrad.tensor.views import stack
 @operator("Gather")
 def gather(call: Call) -> Tensor:
     """Gather: slices along `axis` at indices of any shape; negative ones count from the end."""
-    return call.tensor(0).take(call.index(1), call.int("axis", 0))
+    return call.tensor(0).take(call.index(1), call.integer("axis", 0))
 
 
 @operator("GatherElements", since=11)
 def gather_elements(call: Call) -> Tensor:
     """GatherElements: along `axis`, each element at its own index."""
-    x, axis = call.tensor(0), call.int("axis", 0)
+    x, axis = call.tensor(0), call.integer("axis", 0)
     extents = call.value(1).shape
     if len(extents) != x.ndim or not -x.ndim <= axis < x.ndim:
         raise ModelError(f"indices of shape {extents} along axis {axis} of {x.shape}")
@@ -50,7 +50,7 @@ def linear(indices: Tensor, extents: Shape) -> Tensor:
 @operator("GatherND", since=11)
 def gather_nd(call: Call) -> Tensor:
     """GatherND: slices at index tuples, within each batch."""
-    x, indices, batch = call.tensor(0), call.tensor(1), call.int("batch_dims", 0)
+    x, indices, batch = call.tensor(0), call.tensor(1), call.integer("batch_dims", 0)
     depth = indices.shape[-1]
     if not 0 <= batch <= min(x.ndim, indices.ndim - 1) or batch + depth > x.ndim:
         raise ModelError(f"indices {indices.shape}, batch_dims {batch}, do not fit {x.shape}")
@@ -95,7 +95,7 @@ def scatter(x: Tensor, places: Tensor, rows: Tensor, reduction: str) -> Tensor:
 def scatter_elements(call: Call) -> Tensor:
     """ScatterElements: writes along `axis`, each element at its own index."""
     x, indices, updates = call.tensor(0), call.tensor(1), call.tensor(2)
-    axis, reduction = call.int("axis", 0), call.string("reduction", "none")
+    axis, reduction = call.integer("axis", 0), call.string("reduction", "none")
     if indices.shape != updates.shape or indices.ndim != x.ndim:
         raise ModelError(f"indices {indices.shape}, updates {updates.shape} for {x.shape}")
     axis = axis % max(x.ndim, 1)
@@ -132,7 +132,7 @@ def scatter_nd(call: Call) -> Tensor:
 @operator("TensorScatter", since=24)
 def tensor_scatter(call: Call) -> Tensor:
     """TensorScatter: writes a stretch into a cache, per batch at its own place."""
-    x, update, axis = call.tensor(0), call.tensor(1), call.int("axis", -2)
+    x, update, axis = call.tensor(0), call.tensor(1), call.integer("axis", -2)
     axis = axis % x.ndim
     n, room, length = x.shape[0], x.shape[axis], update.shape[axis]
     start = call.tensor(2) if call.has(2) else call.constant(np.zeros(n, np.int64))
@@ -150,7 +150,7 @@ def tensor_scatter(call: Call) -> Tensor:
 def one_hot(call: Call) -> Tensor:
     """OneHot: values[1] at the index along a new axis, values[0] elsewhere."""
     indices, depth, values = call.tensor(0), int(call.number(1)), call.tensor(2)
-    axis = call.int("axis", -1)
+    axis = call.integer("axis", -1)
     index = indices.cast(dtypes.int64)
     index = where(index.less(0), index.add(depth), index)
     hits = index.expand_dims(-1).equal(arange(depth)).moveaxis(-1, axis)
@@ -161,7 +161,7 @@ def one_hot(call: Call) -> Tensor:
 def reverse_sequence(call: Call) -> Tensor:
     """ReverseSequence: the first elements of each batch in reverse."""
     x, lengths = call.tensor(0), call.tensor(1).cast(dtypes.int64)
-    batch, time = call.int("batch_axis", 1), call.int("time_axis", 0)
+    batch, time = call.integer("batch_axis", 1), call.integer("time_axis", 0)
     shape = [n if a in (batch, time) else 1 for a, n in enumerate(x.shape)]
     step = arange(x.shape[time]).reshape([n if a == time else 1 for a, n in enumerate(x.shape)])
     ends = lengths.reshape([n if a == batch else 1 for a, n in enumerate(x.shape)])
@@ -175,7 +175,7 @@ def reverse_sequence(call: Call) -> Tensor:
 @operator("Compress", since=9)
 def compress(call: Call) -> Tensor:
     """Compress: the slices along `axis` at which the condition is true."""
-    x, axis = call.tensor(0), call.int("axis", None)
+    x, axis = call.tensor(0), call.integer("axis", None)
     x, axis = (x.flatten(), 0) if axis is None else (x, axis)
     (places,) = np.nonzero(call.host(1))
     return x.take(places, axis)
@@ -193,7 +193,7 @@ def unique(call: Call) -> tuple[Tensor, ...]:
 
     Elements are compared with each other, n² of them; only which are first is read back.
     """
-    x, axis = call.tensor(0), call.int("axis", None)
+    x, axis = call.tensor(0), call.integer("axis", None)
     rows = x.flatten().reshape(-1, 1) if axis is None else x.moveaxis(axis, 0)
     shape, rows = rows.shape, rows.reshape(rows.shape[0], -1)
     count = rows.shape[0]
@@ -223,11 +223,14 @@ def unique(call: Call) -> tuple[Tensor, ...]:
 @operator("Col2Im", since=18)
 def column_to_image(call: Call) -> Tensor:
     """Col2Im: blocks (N, C x block, positions) added up in an image."""
-    x, image, block = call.tensor(0), call.numbers(1), call.numbers(2)
-    rank = len(image)
-    dilations, strides = call.ints("dilations", [1] * rank), call.ints("strides", [1] * rank)
-    pads = call.ints("pads", [0] * 2 * rank)
-    wide = [n + pads[i] + pads[i + rank] for i, n in enumerate(image)]
+    x, extents, block = call.tensor(0), call.numbers(1), call.numbers(2)
+    rank = len(extents)
+    dilations, strides = (
+        call.integers("dilations", [1] * rank),
+        call.integers("strides", [1] * rank),
+    )
+    pads = call.integers("pads", [0] * 2 * rank)
+    wide = [n + pads[i] + pads[i + rank] for i, n in enumerate(extents)]
     axes = []
     for n, k, s, d in zip(wide, block, strides, dilations, strict=True):
         out = (n - d * (k - 1) - 1) // s + 1
@@ -240,5 +243,6 @@ def column_to_image(call: Call) -> Tensor:
     channels = x.shape[1] // math.prod(block)
     rows = x.reshape(x.shape[0] * channels, -1).transpose()
     sums = scatter_add(flat.reshape(-1), rows, math.prod(wide)).transpose()
-    cut = [slice(pads[i], pads[i] + n) for i, n in enumerate(image)]
-    return sums.reshape(x.shape[0], channels, *wide)[(slice(None), slice(None), *cut)]
+    cut = [slice(pads[i], pads[i] + n) for i, n in enumerate(extents)]
+    image = sums.reshape(x.shape[0], channels, *wide)
+    return image[tuple([slice(None), slice(None), *cut])]

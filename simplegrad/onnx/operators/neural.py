@@ -28,7 +28,7 @@ def gemm(call: Call) -> Tensor:
     a = a.transpose() if call.flag("transA") else a
     b = b.transpose() if call.flag("transB") else b
     result = a.matmul(b)
-    alpha, beta = call.float("alpha", 1.0), call.float("beta", 1.0)
+    alpha, beta = call.real("alpha", 1.0), call.real("beta", 1.0)
     if alpha != 1:
         result = result.mul(alpha).cast(a.dtype)
     if c is None:
@@ -51,8 +51,8 @@ class Windows:
     def __init__(self, call: Call, x: Tensor, kernel: Sequence[int]) -> None:
         self.rank = rank = x.ndim - 2
         self.kernel = list(kernel)
-        self.strides = call.ints("strides", [1] * rank)
-        self.dilations = call.ints("dilations", [1] * rank)
+        self.strides = call.integers("strides", [1] * rank)
+        self.dilations = call.integers("dilations", [1] * rank)
         if not len(self.kernel) == len(self.strides) == len(self.dilations) == rank:
             raise ModelError(
                 f"kernel {self.kernel}, strides {self.strides}, dilations {self.dilations} "
@@ -60,7 +60,7 @@ class Windows:
             )
         if min(*self.kernel, *self.strides, *self.dilations, 1) < 1:
             raise ModelError("kernel, strides and dilations must be at least 1")
-        pads = call.ints("pads", [0] * 2 * rank)
+        pads = call.integers("pads", [0] * 2 * rank)
         if len(pads) != 2 * rank:
             raise ModelError(f"pads {pads} are not two numbers for each of {rank} axes")
         self.pads = list(zip(pads[:rank], pads[rank:], strict=True))
@@ -105,18 +105,19 @@ def correlate(x: Tensor, w: Tensor, strides: Any, dilations: Any, groups: int) -
 def padded(x: Tensor, pads: Sequence[tuple[int, int]], value: Any = 0) -> Tensor:
     """Return `x` with its spatial axes padded, or cut where a width is negative."""
     cut = [slice(max(-b, 0), n - max(-a, 0)) for n, (b, a) in zip(x.shape[2:], pads, strict=True)]
-    x = x[(slice(None), slice(None), *cut)]
+    index = slice(None), slice(None), *cut
+    x = x[index]
     return x.pad([(0, 0), (0, 0), *[(max(b, 0), max(a, 0)) for b, a in pads]], value)
 
 
 def convolve(call: Call, x: Tensor, w: Tensor) -> Tensor:
     """Return a convolution with the attributes of Conv, without its bias."""
-    kernel = call.ints("kernel_shape", list(w.shape[2:]))
+    kernel = call.integers("kernel_shape", list(w.shape[2:]))
     if kernel != list(w.shape[2:]):
         raise ModelError(f"kernel_shape {kernel} does not fit weights {w.shape}")
     windows = Windows(call, x, kernel)
     x = padded(x, windows.pads)
-    return correlate(x, w, windows.strides, windows.dilations, call.int("group", 1))
+    return correlate(x, w, windows.strides, windows.dilations, call.integer("group", 1))
 
 
 def per_channel(x: Tensor, rank: int) -> Tensor:
@@ -146,13 +147,13 @@ def conv_integer(call: Call) -> Tensor:
 def conv_transpose(call: Call) -> Tensor:
     """ConvTranspose: the correlation of the input, spread by the stride, with flipped weights."""
     x, w = call.tensor(0), call.tensor(1)
-    groups = call.int("group", 1)
+    groups = call.integer("group", 1)
     kernel = list(w.shape[2:])
-    windows = Windows(call, x, call.ints("kernel_shape", kernel))
+    windows = Windows(call, x, call.integers("kernel_shape", kernel))
     if windows.kernel != kernel or groups < 1 or w.shape[0] != x.shape[1] or w.shape[0] % groups:
         raise ModelError(f"input {x.shape} does not fit weights {w.shape} in {groups} groups")
-    extra = call.ints("output_padding", [0] * windows.rank)
-    wanted = call.ints("output_shape", None)
+    extra = call.integers("output_padding", [0] * windows.rank)
+    wanted = call.integers("output_shape", None)
     pads = []
     for i, n in enumerate(x.shape[2:]):
         stride, reach = windows.strides[i], windows.reach(i)

@@ -16,10 +16,10 @@ def batch_norm(call: Call) -> Any:
     """BatchNormalization: with the running averages, or in training mode the batch's own."""
     x = call.tensor(0)
     scale, bias, mean, var = (call.tensor(i).cast(x.dtype) for i in range(1, 5))
-    eps = call.float("epsilon", 1e-5)
+    eps = call.real("epsilon", 1e-5)
     if not call.flag("training_mode"):
         return x.batch_norm(scale, bias, mean, var, 1, eps)
-    momentum = call.float("momentum", 0.9)
+    momentum = call.real("momentum", 0.9)
     axes = tuple(a for a in range(x.ndim) if a != 1)
     now = x.mean(axes), x.var(axes)
     y = x.batch_norm(scale, bias, *now, 1, eps)
@@ -34,7 +34,7 @@ def batch_norm(call: Call) -> Any:
 def instance_norm(call: Call) -> Tensor:
     """InstanceNormalization: over the spatial axes."""
     x, scale, bias = call.tensor(0), call.tensor(1), call.tensor(2)
-    y = x.layer_norm(tuple(range(2, x.ndim)), eps=call.float("epsilon", 1e-5))
+    y = x.layer_norm(tuple(range(2, x.ndim)), eps=call.real("epsilon", 1e-5))
     return y.mul(per_channel(scale, x.ndim)).add(per_channel(bias, x.ndim))
 
 
@@ -52,11 +52,11 @@ def group_norm_by_group(call: Call) -> Tensor:
 
 def _group_norm(call: Call, grouped: bool) -> Tensor:
     x, scale, bias = call.tensor(0), call.tensor(1), call.tensor(2)
-    groups = call.int("num_groups")
+    groups = call.integer("num_groups")
     n, channels = x.shape[:2]
     if groups < 1 or channels % groups:
         raise ModelError(f"{channels} channels do not divide into {groups} groups")
-    inner = x.reshape(n, groups, -1).layer_norm(-1, eps=call.float("epsilon", 1e-5))
+    inner = x.reshape(n, groups, -1).layer_norm(-1, eps=call.real("epsilon", 1e-5))
     if grouped:
         inner = inner.mul(scale.reshape(-1, 1)).add(bias.reshape(-1, 1))
         return inner.reshape(x.shape)
@@ -67,12 +67,12 @@ def _group_norm(call: Call, grouped: bool) -> Tensor:
 @operator("LayerNormalization", since=17)
 def layer_norm(call: Call) -> Any:
     """LayerNormalization over the axes from `axis` on, in float32 for half floats."""
-    x, axis = call.tensor(0), call.int("axis", -1)
+    x, axis = call.tensor(0), call.integer("axis", -1)
     axes = tuple(range(axis % x.ndim, x.ndim))
     wide = x.cast(dtypes.float32) if x.dtype.itemsize == 2 else x
     mean = wide.mean(axes, True)
     far = wide.sub(mean)
-    scale = far.square().mean(axes, True).add(call.float("epsilon", 1e-5)).rsqrt()
+    scale = far.square().mean(axes, True).add(call.real("epsilon", 1e-5)).rsqrt()
     y = far.mul(scale).cast(x.dtype).mul(call.tensor(1))
     y = y.add(call.tensor(2)) if call.has(2) else y
     return y if call.outputs == 1 else (y, mean, scale)
@@ -81,10 +81,10 @@ def layer_norm(call: Call) -> Any:
 @operator("RMSNormalization", since=23)
 def rms_norm(call: Call) -> Tensor:
     """RMSNormalization over the axes from `axis` on."""
-    x, axis = call.tensor(0), call.int("axis", -1)
+    x, axis = call.tensor(0), call.integer("axis", -1)
     axes = tuple(range(axis % x.ndim, x.ndim))
     wide = x.cast(dtypes.float32) if x.dtype.itemsize == 2 else x
-    scale = wide.square().mean(axes, True).add(call.float("epsilon", 1e-5)).rsqrt()
+    scale = wide.square().mean(axes, True).add(call.real("epsilon", 1e-5)).rsqrt()
     weight = call.tensor(1)
     return wide.mul(scale).cast(x.dtype).mul(weight).cast(weight.dtype)
 
@@ -92,7 +92,7 @@ def rms_norm(call: Call) -> Tensor:
 @operator("LRN")
 def local_response_norm(call: Call) -> Tensor:
     """LRN: over `size` neighbouring channels."""
-    x, size = call.tensor(0), call.int("size")
+    x, size = call.tensor(0), call.integer("size")
     if not 1 <= size <= 2 * x.shape[1] + 1:
         raise ModelError(f"size {size} for {x.shape[1]} channels")
     before, after = (size - 1) // 2, size // 2
@@ -101,14 +101,14 @@ def local_response_norm(call: Call) -> Tensor:
     sums: Any = squares[:, :channels]
     for i in range(1, size):
         sums = sums.add(squares[:, i : i + channels])
-    alpha, beta, bias = call.float("alpha", 1e-4), call.float("beta", 0.75), call.float("bias", 1.0)
+    alpha, beta, bias = call.real("alpha", 1e-4), call.real("beta", 0.75), call.real("bias", 1.0)
     return x.div(sums.mul(alpha / size).add(bias).pow(beta))
 
 
 @operator("LpNormalization")
 def lp_norm(call: Call) -> Tensor:
     """LpNormalization: x over its 1- or 2-norm along `axis`; 0 stays where the norm is 0."""
-    x, axis, p = call.tensor(0), call.int("axis", -1), call.int("p", 2)
+    x, axis, p = call.tensor(0), call.integer("axis", -1), call.integer("p", 2)
     norm = x.abs().sum(axis, True) if p == 1 else x.square().sum(axis, True).sqrt()
     zero = norm.equal(0)
     return zero.where(0, x.div(zero.where(1, norm)))

@@ -18,7 +18,7 @@ class Pool(Windows):
     """Windows of a pool; with ceil_mode the last ones may hang over the end."""
 
     def __init__(self, call: Call, x: Tensor) -> None:
-        super().__init__(call, x, call.ints("kernel_shape"))
+        super().__init__(call, x, call.integers("kernel_shape"))
         self.places: list[int] = []
         self.hang: list[tuple[int, int]] = []
         up = call.flag("ceil_mode")
@@ -36,7 +36,7 @@ class Pool(Windows):
         """Return all windows as (N, C, places …, kernel …), `value` standing in the padding."""
         x = padded(x, self.hang, value)
         windows = x.window_view(self.kernel, self.strides, self.dilations)
-        return windows[(slice(None), slice(None), *[slice(0, n) for n in self.places])]
+        return windows[tuple([slice(None)] * 2 + [slice(0, n) for n in self.places])]
 
     @property
     def last(self) -> tuple[int, ...]:
@@ -67,7 +67,7 @@ def average_pool(call: Call) -> Tensor:
 @operator("LpPool", since=2)
 def lp_pool(call: Call) -> Tensor:
     """LpPool: the p-norm of each window."""
-    x, p = call.tensor(0), call.int("p", 2)
+    x, p = call.tensor(0), call.integer("p", 2)
     pool = Pool(call, x)
     sums = pool.of(x, 0).abs().pow(float(p)).sum(pool.last)
     return sums.pow(1 / p).cast(x.dtype)
@@ -100,7 +100,7 @@ def max_pool(call: Call) -> Any:
 def max_unpool(call: Call) -> Tensor:
     """MaxUnpool: the values put back where they stood, zeros elsewhere."""
     x, places = call.tensor(0), call.tensor(1)
-    pool = Windows(call, x, call.ints("kernel_shape"))
+    pool = Windows(call, x, call.integers("kernel_shape"))
     spatial = [
         (n - 1) * s - sum(pads) + k
         for n, s, pads, k in zip(x.shape[2:], pool.strides, pool.pads, pool.kernel, strict=True)
@@ -123,5 +123,5 @@ def global_pool(call: Call) -> Tensor:
         return x.max(axes, True)
     if call.op == "GlobalAveragePool":
         return x.mean(axes, True)
-    p = call.int("p", 2)
+    p = call.integer("p", 2)
     return x.abs().pow(float(p)).sum(axes, True).pow(1 / p).cast(x.dtype)

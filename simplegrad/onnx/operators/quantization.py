@@ -38,10 +38,10 @@ def quantize(x: Tensor, scale: Tensor, zero: Any, dtype: DType) -> Tensor:
 def quantize_linear(call: Call) -> Tensor:
     """QuantizeLinear: per tensor, per axis, or per block."""
     x, scale, zero = call.tensor(0), call.tensor(1), call.optional(2)
-    axis, block = call.int("axis", 1), call.int("block_size", 0)
+    axis, block = call.integer("axis", 1), call.integer("block_size", 0)
     dtype = dtypes.uint8 if zero is None else zero.dtype
-    if call.int("output_dtype", 0):
-        dtype = dtype_of(call.int("output_dtype"), "attribute 'output_dtype'")
+    if call.integer("output_dtype", 0):
+        dtype = dtype_of(call.integer("output_dtype"), "attribute 'output_dtype'")
     scale = _spread(scale, x, axis, block)
     zero = None if zero is None else _spread(zero, x, axis, block)
     wide = x.cast(dtypes.float32) if x.dtype.itemsize < 4 or not x.dtype.is_float else x
@@ -52,13 +52,13 @@ def quantize_linear(call: Call) -> Tensor:
 def dequantize_linear(call: Call) -> Tensor:
     """DequantizeLinear: (x - zero) scale."""
     x, scale, zero = call.tensor(0), call.tensor(1), call.optional(2)
-    axis, block = call.int("axis", 1), call.int("block_size", 0)
+    axis, block = call.integer("axis", 1), call.integer("block_size", 0)
     wide = x.cast(dtypes.int32)
     if zero is not None:
         wide = wide.sub(_spread(zero, x, axis, block).cast(dtypes.int32))
     dtype = scale.dtype
-    if call.int("output_dtype", 0):
-        dtype = dtype_of(call.int("output_dtype"), "attribute 'output_dtype'")
+    if call.integer("output_dtype", 0):
+        dtype = dtype_of(call.integer("output_dtype"), "attribute 'output_dtype'")
     return wide.cast(dtypes.float32).mul(_spread(scale, x, axis, block)).cast(dtype)
 
 

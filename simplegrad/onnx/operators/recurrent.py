@@ -19,7 +19,7 @@ def _activation(name: str, alpha: Any, beta: Any) -> Callable[[Tensor], Tensor]:
     plain = {"tanh": "tanh", "sigmoid": "sigmoid", "relu": "relu", "softplus": "softplus"}
     name = name.lower()
     if name in plain:
-        return lambda x: getattr(x, plain[name])()  # type: ignore[no-any-return]
+        return lambda x: getattr(x, plain[name])()
     if name == "affine":
         return lambda x: x.mul(1.0 if alpha is None else alpha).add(beta or 0.0)
     if name == "leakyrelu":
@@ -57,12 +57,12 @@ class _Layer:
         rows = gates * self.hidden
         if self.w.shape != (count, rows, self.x.shape[2]) or self.r.shape[:2] != (count, rows):
             raise ModelError(f"weights {self.w.shape}, {self.r.shape} do not fit input {x.shape}")
-        self.clip = call.float("clip", None)
+        self.clip = call.real("clip", None)
         names = call.strings("activations", functions * count)
         # Parameters are handed out in order to the activations that take them.
         alphas, betas = (
-            iter(call.floats("activation_alpha", [])),
-            iter(call.floats("activation_beta", [])),
+            iter(call.reals("activation_alpha", [])),
+            iter(call.reals("activation_beta", [])),
         )
         takes = ("affine", "leakyrelu", "elu", "thresholdedrelu", "scaledtanh", "hardsigmoid")
         pairs = ("affine", "scaledtanh", "hardsigmoid")

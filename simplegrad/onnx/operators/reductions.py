@@ -67,7 +67,7 @@ def reduce_log_sum_exp(call: Call) -> Tensor:
 @operator("ArgMax", "ArgMin")
 def arg_extremum(call: Call) -> Tensor:
     """ArgMax, ArgMin: the first of several, or the last if asked for."""
-    x, axis, keep = call.tensor(0), call.int("axis", 0), call.flag("keepdims", True)
+    x, axis, keep = call.tensor(0), call.integer("axis", 0), call.flag("keepdims", True)
     last = call.flag("select_last_index")
     x = x.flip(axis) if last else x
     place = x.argmax(axis, keep) if call.op == "ArgMax" else x.argmin(axis, keep)

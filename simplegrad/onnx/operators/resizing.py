@@ -19,9 +19,9 @@ from simplegrad.tensor.elementwise import where
 from simplegrad.tensor.tensor import Tensor
 
 
-def _coordinates(mode: str, out: int, extent: int, scale: float, roi: Any) -> np.ndarray:
+def _coordinates(mode: str, out: int, extent: int, scale: float, roi: Any) -> Any:
     """Return where in the input each element of the result lies."""
-    x = np.arange(out, dtype=np.float64)
+    x: np.ndarray = np.arange(out, dtype=np.float64)
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and out > 1):
         return (x + 0.5) / scale - 0.5
     if mode == "pytorch_half_pixel":
@@ -41,7 +41,7 @@ def _coordinates(mode: str, out: int, extent: int, scale: float, roi: Any) -> np
     raise ModelError(f"coordinate_transformation_mode {mode!r} is unknown")
 
 
-def _nearest(mode: str, x: np.ndarray) -> np.ndarray:
+def _nearest(mode: str, x: np.ndarray) -> Any:
     if mode == "round_prefer_floor":
         return np.ceil(x - 0.5)
     if mode == "round_prefer_ceil":
@@ -51,10 +51,10 @@ def _nearest(mode: str, x: np.ndarray) -> np.ndarray:
     raise ModelError(f"nearest_mode {mode!r} is unknown")
 
 
-def _cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
+def _cubic(a: float) -> Callable[[np.ndarray], Any]:
     """Return Keys' cubic kernel ("Cubic convolution interpolation", 1981)."""
 
-    def weight(distance: np.ndarray) -> np.ndarray:
+    def weight(distance: np.ndarray) -> Any:
         t = np.abs(distance)
         near = (a + 2) * t**3 - (a + 3) * t**2 + 1
         far = a * (t**3 - 5 * t**2 + 8 * t - 4)
@@ -63,7 +63,7 @@ def _cubic(a: float) -> Callable[[np.ndarray], np.ndarray]:
     return weight
 
 
-def _linear(distance: np.ndarray) -> np.ndarray:
+def _linear(distance: np.ndarray) -> Any:
     return np.maximum(1 - np.abs(distance), 0.0)
 
 
@@ -78,8 +78,8 @@ class _Resize:
         )
         self.exclude = call.flag("exclude_outside")
         self.antialias = call.flag("antialias")
-        self.a = call.float("cubic_coeff_a", -0.75)
-        self.outside = call.float("extrapolation_value", 0.0)
+        self.a = call.real("cubic_coeff_a", -0.75)
+        self.outside = call.real("extrapolation_value", 0.0)
         if mode not in ("nearest", "linear", "cubic"):
             raise ModelError(f"mode {mode!r} is none of nearest, linear, cubic")
 
@@ -150,7 +150,7 @@ def _target(call: Call, x: Tensor, axes: list[int]) -> tuple[list[int], list[flo
 def resize(call: Call) -> Tensor:
     """Resize: nearest, linear or cubic, axis by axis."""
     x = call.tensor(0)
-    axes = [a % x.ndim for a in call.ints("axes", list(range(x.ndim)))]
+    axes = [a % x.ndim for a in call.integers("axes", list(range(x.ndim)))]
     sizes, scales = _target(call, x, axes)
     checked_shape(sizes, x.dtype)
     setup = _Resize(call, call.string("mode", "nearest"))
@@ -168,7 +168,7 @@ def resize(call: Call) -> Tensor:
 def upsample(call: Call) -> Tensor:
     """Upsample, which became Resize."""
     x = call.tensor(0)
-    scales = call.floats("scales") if call.version < 9 else call.host(1).reshape(-1).tolist()
+    scales = call.reals("scales") if call.version < 9 else call.host(1).reshape(-1).tolist()
     if len(scales) != x.ndim or min(scales, default=1) <= 0:
         raise ModelError(f"scales {scales} for shape {x.shape}")
     checked_shape([math.floor(s * n) for s, n in zip(scales, x.shape, strict=True)], x.dtype)

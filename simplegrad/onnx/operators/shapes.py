@@ -21,7 +21,7 @@ from simplegrad.tensor.views import concat
 def shape(call: Call) -> np.ndarray:
     """Shape, or a part of it: known on the host."""
     extents = call.value(0).shape
-    cut = slice(call.int("start", 0), call.int("end", None))
+    cut = slice(call.integer("start", 0), call.integer("end", None))
     return np.array(extents[cut], np.int64)
 
 
@@ -45,7 +45,7 @@ def reshape(call: Call) -> Tensor:
 @operator("Flatten")
 def flatten(call: Call) -> Tensor:
     """Flatten to a matrix, cut before `axis`."""
-    x, axis = call.tensor(0), call.int("axis", 1)
+    x, axis = call.tensor(0), call.integer("axis", 1)
     if not -x.ndim <= axis <= x.ndim:
         raise ModelError(f"axis {axis} is out of range for shape {x.shape}")
     axis = axis + x.ndim if axis < 0 else axis
@@ -67,7 +67,7 @@ def unsqueeze(call: Call) -> Tensor:
 @operator("Transpose")
 def transpose(call: Call) -> Tensor:
     """Transpose: in the order `perm`, or reversed."""
-    x, order = call.tensor(0), call.ints("perm", None)
+    x, order = call.tensor(0), call.integers("perm", None)
     return x.transpose() if order is None else x.permute(order)
 
 
@@ -92,17 +92,17 @@ def tile(call: Call) -> Tensor:
 @operator("Concat", since=4)
 def join(call: Call) -> Tensor:
     """Concat."""
-    return concat(call.tensors(), call.int("axis"))
+    return concat(call.tensors(), call.integer("axis"))
 
 
 @operator("Split", since=2)
 def split(call: Call) -> tuple[Tensor, ...]:
     """Split: by sizes, or into equal parts of which the last may be smaller."""
-    x, axis = call.tensor(0), call.int("axis", 0)
-    sizes = call.numbers(1) if call.has(1) else call.ints("split", None)
+    x, axis = call.tensor(0), call.integer("axis", 0)
+    sizes = call.numbers(1) if call.has(1) else call.integers("split", None)
     extent = x.shape[axis]
     if sizes is None:
-        count = call.int("num_outputs", call.outputs)
+        count = call.integer("num_outputs", call.outputs)
         part = -(-extent // max(count, 1))
         sizes = [max(min(part, extent - i * part), 0) for i in range(count)]
     if sum(sizes) != extent or min(sizes, default=0) < 0 or len(sizes) != call.outputs:
@@ -122,7 +122,9 @@ def cut(call: Call) -> Tensor:
 @operator("Slice", until=9)
 def cut_by_attributes(call: Call) -> Tensor:
     """Slice as it was before opset 10."""
-    return _cut(call.tensor(0), call.ints("starts"), call.ints("ends"), call.ints("axes", None))
+    return _cut(
+        call.tensor(0), call.integers("starts"), call.integers("ends"), call.integers("axes", None)
+    )
 
 
 def _cut(
@@ -136,9 +138,6 @@ def _cut(
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if not -x.ndim <= axis < x.ndim:
             raise ModelError(f"axis {axis} is out of range for shape {x.shape}")
-        extent = x.shape[axis]
-        # Python counts a negative end from the back; an end before the first element has no number.
-        end = None if step < 0 and end < -extent else end
         index[axis] = slice(start, end, step)
     return x[tuple(index)]
 
@@ -147,7 +146,7 @@ def _cut(
 def pad(call: Call) -> Tensor:
     """Pad with a constant, the edge, a reflection, or the other end; negative widths cut."""
     x = call.tensor(0)
-    widths = call.numbers(1) if call.has(1) else call.ints("pads")
+    widths = call.numbers(1) if call.has(1) else call.integers("pads")
     axes = [a % max(x.ndim, 1) for a in call.numbers(3)] if call.has(3) else list(range(x.ndim))
     if len(widths) != 2 * len(axes):
         raise ModelError(f"pads {widths} are not two numbers for each of axes {axes}")
@@ -158,7 +157,7 @@ def pad(call: Call) -> Tensor:
     checked_shape(new, x.dtype)
     mode = call.string("mode", "constant")
     if mode == "constant":
-        value = call.number(2) if call.has(2) else call.float("value", 0.0)
+        value = call.number(2) if call.has(2) else call.real("value", 0.0)
         return _pad_constant(x, pairs, value)
     if mode not in ("reflect", "edge", "wrap"):
         raise ModelError(f"mode {mode!r} is none of constant, reflect, edge, wrap")
@@ -167,7 +166,7 @@ def pad(call: Call) -> Tensor:
             places = np.arange(x.shape[axis])
             places = places[max(-before, 0) : len(places) - max(-after, 0)]
             width = max(before, 0), max(after, 0)
-            x = x.take(np.pad(places, width, mode=mode), axis)  # type: ignore[call-overload]
+            x = x.take(np.pad(places, width, mode=mode), axis)
     return x
 
 
@@ -189,10 +188,10 @@ def constant(call: Call) -> Any:
     if call.has_attribute("value"):
         return call.literal("value")
     for name, read, kind in (
-        ("value_float", call.float, np.float32),
-        ("value_floats", call.floats, np.float32),
-        ("value_int", call.int, np.int64),
-        ("value_ints", call.ints, np.int64),
+        ("value_float", call.real, np.float32),
+        ("value_floats", call.reals, np.float32),
+        ("value_int", call.integer, np.int64),
+        ("value_ints", call.integers, np.int64),
     ):
         if call.has_attribute(name):
             return np.array(read(name), kind)
@@ -227,9 +226,9 @@ def count_up(call: Call) -> Tensor:
 def eye_like(call: Call) -> Tensor:
     """EyeLike."""
     like = call.value(0)
-    dtype = dtype_of(call.int("dtype"), "dtype") if call.has_attribute("dtype") else like.dtype
+    dtype = dtype_of(call.integer("dtype"), "dtype") if call.has_attribute("dtype") else like.dtype
     rows, columns = like.shape
-    return eye(rows, columns, call.int("k", 0), dtype, requires_grad=False)
+    return eye(rows, columns, call.integer("k", 0), dtype, requires_grad=False)
 
 
 @operator("Trilu", since=14)
@@ -245,7 +244,7 @@ def triangle(call: Call) -> Tensor:
 @operator("DepthToSpace")
 def depth_to_space(call: Call) -> Tensor:
     """DepthToSpace: channels become blocks, depth first (DCR) or column first (CRD)."""
-    x, b, mode = call.tensor(0), call.int("blocksize"), call.string("mode", "DCR")
+    x, b, mode = call.tensor(0), call.integer("blocksize"), call.string("mode", "DCR")
     n, c, h, w = x.shape
     if b < 1 or c % (b * b):
         raise ModelError(f"{c} channels are no blocks of {b} x {b}")
@@ -259,7 +258,7 @@ def depth_to_space(call: Call) -> Tensor:
 @operator("SpaceToDepth")
 def space_to_depth(call: Call) -> Tensor:
     """SpaceToDepth: blocks become channels, row and column first (DCR) or channel first (CRD)."""
-    x, b = call.tensor(0), call.int("blocksize")
+    x, b = call.tensor(0), call.integer("blocksize")
     n, c, h, w = x.shape
     if b < 1 or h % b or w % b:
         raise ModelError(f"{h} x {w} is no whole number of blocks of {b} x {b}")
@@ -286,13 +285,13 @@ def random_numbers(call: Call) -> Tensor:
     given = None if call.op in ("RandomUniform", "RandomNormal") else call.tensor(0)
     dtype = dtypes.float32 if given is None else given.dtype
     if call.has_attribute("dtype"):
-        dtype = dtype_of(call.int("dtype"), "attribute 'dtype'")
-    extents = checked_shape(call.ints("shape") if given is None else given.shape, dtype)
+        dtype = dtype_of(call.integer("dtype"), "attribute 'dtype'")
+    extents = checked_shape(call.integers("shape") if given is None else given.shape, dtype)
     if call.op == "Bernoulli":
         chance = call.tensor(0).cast(dtypes.float32)
         return random.uniform(extents, requires_grad=False).less(chance).cast(dtype)
     if "Normal" in call.op:
-        mean, scale = call.float("mean", 0.0), call.float("scale", 1.0)
+        mean, scale = call.real("mean", 0.0), call.real("scale", 1.0)
         return random.normal(extents, mean, scale, requires_grad=False).cast(dtype)
-    low, high = call.float("low", 0.0), call.float("high", 1.0)
+    low, high = call.real("low", 0.0), call.real("high", 1.0)
     return random.uniform(extents, low, high, requires_grad=False).cast(dtype)

@@ -24,7 +24,7 @@ _COEFFICIENTS = {
 @operator("HannWindow", "HammingWindow", "BlackmanWindow", since=17)
 def window(call: Call) -> Tensor:
     """HannWindow, HammingWindow, BlackmanWindow: a0 - a1 cos(2πn/N) + a2 cos(4πn/N)."""
-    dtype = dtype_of(call.int("output_datatype", 1), "attribute 'output_datatype'")
+    dtype = dtype_of(call.integer("output_datatype", 1), "attribute 'output_datatype'")
     (n,) = checked_shape([call.number(0)], dtype)
     a0, a1, a2 = _COEFFICIENTS[call.op]
     angle = 2 * np.pi * np.arange(n) / max(n if call.flag("periodic", True) else n - 1, 1)
@@ -61,7 +61,9 @@ def _transform(call: Call, x: Tensor, n: int, inverse: bool, rows: int, onesided
 def dft(call: Call) -> Tensor:
     """DFT of real (…, 1) or complex (…, 2) numbers along one axis."""
     x = call.tensor(0)
-    axis = call.int("axis", 1) if call.version < 20 else int(call.number(2)) if call.has(2) else -2
+    axis = (
+        call.integer("axis", 1) if call.version < 20 else int(call.number(2)) if call.has(2) else -2
+    )
     inverse, onesided = call.flag("inverse"), call.flag("onesided")
     if x.shape[-1] not in (1, 2) or axis in (x.ndim - 1, -1):
         raise ModelError(f"axis {axis} of shape {x.shape}, which must end in 1 or 2")
@@ -114,7 +116,7 @@ def stft(call: Call) -> Tensor:
 def mel_weights(call: Call) -> Tensor:
     """MelWeightMatrix: triangles on the mel scale, a constant of five numbers."""
     bands, length, rate, low, high = (call.number(i) for i in range(5))
-    dtype = dtype_of(call.int("output_datatype", 1), "attribute 'output_datatype'")
+    dtype = dtype_of(call.integer("output_datatype", 1), "attribute 'output_datatype'")
     rows = int(length) // 2 + 1
     checked_shape([rows, bands], dtype)
     edges = 2595 * np.log10(1 + np.array([low, high], np.float64) / 700)
@@ -155,4 +157,4 @@ def determinant(call: Call) -> Tensor:
         safe = pivot.equal(0).where(1, pivot).expand_dims(-1).expand_dims(-1)
         row = pivot_row.expand_dims(-2)
         x = swapped.sub(swapped[..., :, :1].div(safe).mul(row))[..., :, 1:]
-    return result if result is not None else x.sum((-1, -2)).add(1)  # type: ignore[no-any-return]
+    return result if result is not None else x.sum((-1, -2)).add(1)

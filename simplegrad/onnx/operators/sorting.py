@@ -34,7 +34,7 @@ def ranks(x: Tensor, largest: bool) -> Tensor:
 @operator("TopK", since=10)
 def top_k(call: Call) -> tuple[Tensor, Tensor]:
     """TopK: the k greatest or smallest along `axis`, in order, and where they stand."""
-    x, axis = call.tensor(0), call.int("axis", -1)
+    x, axis = call.tensor(0), call.integer("axis", -1)
     k = int(call.number(1))
     if not -x.ndim <= axis < x.ndim or not 0 <= k <= x.shape[axis]:
         raise ModelError(f"k = {k} along axis {axis} of shape {x.shape}")
