@@ -244,5 +244,5 @@ def column_to_image(call: Call) -> Tensor:
     rows = x.reshape(x.shape[0] * channels, -1).transpose()
     sums = scatter_add(flat.reshape(-1), rows, math.prod(wide)).transpose()
     cut = [slice(pads[i], pads[i] + n) for i, n in enumerate(extents)]
-    image = sums.reshape(x.shape[0], channels, *wide)
-    return image[tuple([slice(None), slice(None), *cut])]
+    index = slice(None), slice(None), *cut
+    return sums.reshape(x.shape[0], channels, *wide)[index]
