@@ -2,6 +2,7 @@
 
 from simplegrad.onnx.operators import (
     control,
+    detection,
     elementwise,
     gathering,
     neural,
@@ -15,10 +16,12 @@ from simplegrad.onnx.operators import (
     shapes,
     signal,
     sorting,
+    text,
 )
 
 __all__ = [
     "control",
+    "detection",
     "elementwise",
     "gathering",
     "neural",
@@ -32,4 +35,5 @@ __all__ = [
     "shapes",
     "signal",
     "sorting",
+    "text",
 ]

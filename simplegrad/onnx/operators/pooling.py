@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simplegrad.errors import ModelError
 from simplegrad.onnx.operators.neural import Windows, padded
 from simplegrad.onnx.registry import Call, operator
 from simplegrad.tensor.creation import arange
@@ -107,11 +108,11 @@ def max_unpool(call: Call) -> Tensor:
     ]
     shape = [*x.shape[:2], *spatial]
     wanted = call.numbers(2) if call.has(2) else shape
+    if len(wanted) != len(shape) or any(n < m for n, m in zip(wanted, shape, strict=True)):
+        raise ModelError(f"output_shape {wanted} does not hold {shape}")
     flat = scatter_add(places.flatten(), x.flatten(), math.prod(shape)).reshape(shape)
-    if wanted == shape:
-        return flat
     # The indices belong to the smaller shape; the rest of the wanted one stays 0.
-    return scatter_add(places.flatten(), x.flatten(), math.prod(wanted)).reshape(wanted)
+    return flat.pad([(0, n - m) for n, m in zip(wanted, shape, strict=True)])
 
 
 @operator("GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool")

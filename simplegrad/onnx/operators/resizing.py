@@ -30,7 +30,8 @@ def _coordinates(mode: str, out: int, extent: int, scale: float, roi: Any) -> An
         offset = extent / 2 * (1 - out / (scale * extent))
         return offset + (x + 0.5) / scale - 0.5
     if mode == "align_corners":
-        return x * (extent - 1) / (out - 1) if out > 1 else np.zeros(out)
+        width = scale * extent  # not rounded: the scale says where the last element lies
+        return x * (extent - 1) / (width - 1) if width != 1 else np.zeros(out)
     if mode == "asymmetric":
         return x / scale
     if mode == "tf_crop_and_resize":

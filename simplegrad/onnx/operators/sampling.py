@@ -22,7 +22,7 @@ def _reflected(x: Tensor, low: float, high: float) -> Tensor:
     return where(t.less_equal(span), t, t.neg().add(2 * span)).add(low)
 
 
-def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:
+def taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:
     """Return (index as a float, weight) of the elements that a coordinate is mixed from."""
     if mode == "nearest":
         return [(x.round(), None)]
@@ -42,7 +42,9 @@ def _taps(x: Tensor, mode: str) -> list[tuple[Tensor, Any]]:
     return result
 
 
-def sample(x: Tensor, axes: list[list[tuple[Tensor, Any]]], padding: Any) -> Tensor:
+def sample(
+    x: Tensor, axes: list[list[tuple[Tensor, Any]]], padding: Any, combine: Any = Tensor.add
+) -> Tensor:
     """Return sums over the taps of all axes: `x` (N, C, spatial …), taps (N, points …).
 
     ``padding(index, extent)`` returns an index inside and where it was one, or None for anywhere.
@@ -51,10 +53,10 @@ def sample(x: Tensor, axes: list[list[tuple[Tensor, Any]]], padding: Any) -> Ten
     flat = x.reshape(n, c, math.prod(extents))
     points = axes[0][0][0].shape[1:]
     total: Any = None
-    for taps in itertools.product(*axes):
+    for mixed in itertools.product(*axes):
         place: Any = None
         weight: Any = None
-        for (index, w), extent, i in zip(taps, extents, itertools.count(), strict=False):
+        for (index, w), extent, i in zip(mixed, extents, itertools.count(), strict=False):
             index, inside = padding(index, extent)
             step = math.prod(extents[i + 1 :])
             part = index.cast(dtypes.int64).mul(step)
@@ -65,7 +67,7 @@ def sample(x: Tensor, axes: list[list[tuple[Tensor, Any]]], padding: Any) -> Ten
                 weight = w if weight is None else weight.mul(w)
         values = flat.take_along_axis(place.reshape(n, 1, -1), -1)
         values = values if weight is None else values.mul(weight.reshape(n, 1, -1).cast(x.dtype))
-        total = values if total is None else total.add(values)
+        total = values if total is None else combine(total, values)
     return total.reshape(n, c, *points)  # type: ignore[no-any-return]
 
 
@@ -109,5 +111,5 @@ def grid_sample(call: Call) -> Tensor:
             at = at.clip(0, extent - 1)
         elif padding == "reflection":
             at = _reflected(at, *limits(extent))
-        axes.append(_taps(at, mode))
+        axes.append(taps(at, mode))
     return sample(x, axes, inside)
