@@ -457,7 +457,13 @@ def load(path: str | os.PathLike[str], device: Any = None, requires_grad: bool =
     """
     files.library()
     found = devices.current() if device is None else devices.resolve(device)
-    return Model(files.read(path), Path(path).resolve().parent, found, requires_grad)
+    proto = files.read(path)
+    try:
+        return Model(proto, Path(path).resolve().parent, found, requires_grad)
+    except SimplegradError:
+        raise
+    except Exception as error:  # names that are no text, numbers out of range, …
+        raise ModelError(f"load: {path} is malformed: {type(error).__name__}: {error}") from error
 
 
 __all__ = ["Model", "load", "operators"]
