@@ -23,6 +23,10 @@ class IndexOutOfRange(SimplegradError, IndexError):
     """An index or a view that would leave the array."""
 
 
+class ModelError(SimplegradError, ValueError):
+    """A model file that is malformed, truncated, or contradicts itself."""
+
+
 class DeviceError(SimplegradError, RuntimeError):
     """A device that is missing, unknown, mixed with another, or failed."""
 
@@ -44,7 +48,7 @@ class BuildError(DeviceError):
 
 
 class UnsupportedOp(DeviceError, NotImplementedError):
-    """An operation that this device cannot do."""
+    """An operation that this device cannot do, or that a model file and we cannot both express."""
 
 
 class AutogradError(SimplegradError, RuntimeError):

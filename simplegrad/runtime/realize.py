@@ -95,6 +95,12 @@ def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list
             push(node)
             push(None)
             stack.extend([s for s in reversed(node.srcs) if place.get(s, -1) < 0])
+        elif node.kind.op is ops.BUFFER:
+            raise DeviceError(
+                "realize: this value depends on an argument that stands for any array of shape "
+                f"{node.shape}: where a function is being traced (simplegrad.onnx.export), it "
+                "may not read values (numpy(), float(x), a tensor as a mask)"
+            )
         else:
             place[node] = len(order)
             order.append(node)

@@ -64,6 +64,8 @@ def lift(node: Node, *inputs: Node) -> Tensor:
 
 def flush(node: Node, inputs: Iterable[Node]) -> None:
     """Compute the operands of a node that ends a long chain, so that nothing grows unseen."""
+    if mode.lazy:
+        return
     execution.realize([n for n in inputs if n.srcs])
     node.depth = 1
 

@@ -1,4 +1,4 @@
-"""Whether operations record gradients: one flag per thread."""
+"""How operations are recorded: flags per thread."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 class _Mode(threading.local):
     grad = True
+    """Whether operations record gradients."""
+    lazy = False
+    """Whether a long chain stays pending, however long it is: its arguments have no values."""
 
 
 mode = _Mode()

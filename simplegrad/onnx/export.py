@@ -1,0 +1,201 @@
+"""From a function over tensors to an ONNX file: its graph is built once, and written node by node.
+
+The function is called with arguments that have a shape but no values, so that nothing is computed.
+Tensors that existed before, parameters that is, become initialisers.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from simplegrad import ops
+from simplegrad.errors import ModelError, ShapeError, UnsupportedOp
+from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.onnx import files
+from simplegrad.onnx.tensors import NUMBERS
+from simplegrad.onnx.writer import RULES, Writer
+from simplegrad.runtime import devices
+from simplegrad.runtime import realize as execution
+from simplegrad.tensor.core import as_tensor, host_array, wrap
+from simplegrad.tensor.modes import mode
+from simplegrad.tensor.tensor import Tensor
+
+OPSET = 18
+"""The first opset with bitwise operators, and with axes as inputs of all reductions."""
+IR_VERSION = 8
+_LIMIT = (1 << 31) - (1 << 20)
+"""Most bytes of weights in one file: a protobuf message ends at 2 GiB."""
+
+
+def export(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    path: str | os.PathLike[str],
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write what ``fn(*args)`` computes as an ONNX model of opset 18.
+
+    `args` are tensors or host arrays; their shapes and dtypes become those of the model's inputs,
+    their values do not matter. `fn` returns a tensor, or a sequence or mapping of them. Tensors
+    that it uses and that exist already become initialisers, under their names in `parameters`.
+
+    Raises `DeviceError` where `fn` reads a value that depends on an argument, and one
+    `UnsupportedOp` that names all operations ONNX has nothing for (random numbers: put the model
+    into evaluation mode), with the lines that they come from. The file is replaced only when the
+    new one is whole.
+    """
+    onnx = files.library()
+    if isinstance(args, (Tensor, str)) or not isinstance(args, Sequence):
+        raise ShapeError("export: args is a sequence of arguments, such as (x,)")
+    inputs = _placeholders(args)
+    with _tracing():
+        result = fn(*[wrap(node) for node in inputs])
+    names, outputs = _outputs(result, output_names)
+    given = list(input_names or [f"input_{i}" for i in range(len(inputs))])
+    if len(given) != len(inputs) or len({*given, *names}) < len(given) + len(names):
+        raise ModelError(f"export: names {given} and {names} do not fit, or stand twice")
+    known = {id(t._node): name for name, t in (parameters or {}).items()}
+    order, weights = _plan(outputs, inputs)
+    _check(order)
+    writer = Writer(onnx, OPSET, [*given, *names])
+    for name, node in zip(given, inputs, strict=True):
+        writer.bind(node, name)
+    for node in weights:
+        writer.weight(node, known.get(id(node)))
+    for node in order:
+        writer.write(node)
+    for name, node in zip(names, outputs, strict=True):
+        writer.output(node, name)
+    _save(
+        onnx,
+        writer,
+        list(zip(given, inputs, strict=True)),
+        list(zip(names, outputs, strict=True)),
+        path,
+    )
+
+
+def _placeholders(args: Sequence[Any]) -> list[Node]:
+    """Return leaves with the arguments' shapes and dtypes, and no values."""
+    device = next((a.device for a in args if isinstance(a, Tensor)), None) or devices.current()
+    nodes = []
+    for arg in args:
+        if isinstance(arg, Tensor):
+            shape, dtype = arg.shape, arg.dtype
+        else:
+            array, dtype = host_array("export", arg, None, keep=hasattr(arg, "dtype"))
+            shape = array.shape
+        nodes.append(leaf(ops.BUFFER, shape, dtype, None, device))
+    return nodes
+
+
+@contextmanager
+def _tracing() -> Any:
+    before, mode.lazy = mode.lazy, True
+    try:
+        yield
+    finally:
+        mode.lazy = before
+
+
+def _outputs(result: Any, names: Sequence[str] | None) -> tuple[list[str], list[Node]]:
+    if isinstance(result, Mapping):
+        names, result = names or [str(n) for n in result], list(result.values())
+    if isinstance(result, Tensor) or not isinstance(result, Sequence):
+        result = [result]
+    wrong = [type(r).__name__ for r in result if not isinstance(r, Tensor)]
+    if wrong or not result:
+        raise ModelError(
+            f"export: the function returns {', '.join(wrong) or 'nothing'}, no tensors"
+        )
+    names = list(names or [f"output_{i}" for i in range(len(result))])
+    if len(names) != len(result):
+        raise ModelError(f"export: {len(names)} output names for {len(result)} outputs")
+    return names, [as_tensor(r)._node for r in result]
+
+
+def _plan(outputs: Sequence[Node], inputs: Sequence[Node]) -> tuple[list[Node], list[Node]]:
+    """Return the nodes to write, operands first, and those whose values become initialisers.
+
+    The latter have been computed, or belong to a tensor that is alive and depends on no input.
+    """
+    depends = {id(node) for node in inputs}
+    for node in topological(outputs):
+        if any(id(s) in depends for s in node.srcs):
+            depends.add(id(node))
+    order: list[Node] = []
+    weights: list[Node] = []
+    seen = {id(node) for node in inputs}
+    stack: list[Any] = list(reversed(outputs))
+    while stack:
+        node = stack.pop()
+        if node is None:
+            order.append(stack.pop())
+        elif id(node) not in seen:
+            seen.add(id(node))
+            alive = node.holders and node.srcs and id(node) not in depends
+            if node.buffer is not None or alive:
+                weights.append(node)
+            else:
+                stack += (node, None, *reversed(node.srcs))
+    execution.realize(weights)
+    return order, weights
+
+
+def _check(order: Sequence[Node]) -> None:
+    missing: dict[str, set[str]] = {}
+    lines: dict[int, str] = {}
+    for node in reversed(order):
+        # Nodes inside a composite carry no line; that of the composite's result counts.
+        line = node.where or lines.get(id(node), "?")
+        lines.update((id(s), line) for s in node.srcs)
+        if node.op not in RULES:
+            missing.setdefault(node.op.name, set()).add(line)
+    if missing:
+        listed = [f"  {op}: {', '.join(sorted(where))}" for op, where in sorted(missing.items())]
+        raise UnsupportedOp(
+            "export: ONNX has no operators for these operations, from the lines given (random "
+            "numbers: put the model into evaluation mode)\n" + "\n".join(listed)
+        )
+
+
+def _save(
+    onnx: Any,
+    writer: Writer,
+    inputs: Sequence[tuple[str, Node]],
+    outputs: Sequence[tuple[str, Node]],
+    path: str | os.PathLike[str],
+) -> None:
+    def described(pairs: Sequence[tuple[str, Node]]) -> list[Any]:
+        info = onnx.helper.make_tensor_value_info
+        return [info(name, NUMBERS[node.dtype], node.shape) for name, node in pairs]
+
+    if writer.bytes > _LIMIT:
+        raise ModelError(f"export: {writer.bytes} bytes of weights; one file holds 2 GiB")
+    graph = onnx.helper.make_graph(
+        writer.nodes, "simplegrad", described(inputs), described(outputs), writer.initializers
+    )
+    model = onnx.helper.make_model(
+        graph,
+        producer_name="simplegrad",
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.checker.check_model(model, full_check=True)
+    path = Path(path)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(model.SerializeToString())
+        Path(part).replace(path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
