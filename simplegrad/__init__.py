@@ -12,7 +12,7 @@ import contextlib as _contextlib
 import math as _math
 from typing import Any as _Any
 
-from simplegrad import errors, ops, random, settings
+from simplegrad import errors, nn, ops, random, settings
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -38,6 +38,7 @@ from simplegrad.errors import (
     DriverNotFound,
     DTypeError,
     DTypeNotSupported,
+    FormatError,
     IndexOutOfRange,
     OutOfMemory,
     ShapeError,
@@ -137,6 +138,7 @@ __all__ = [
     "DTypeNotSupported",
     "DeviceError",
     "DriverNotFound",
+    "FormatError",
     "IndexOutOfRange",
     "OutOfMemory",
     "Profile",
@@ -183,6 +185,7 @@ __all__ = [
     "meshgrid",
     "nan",
     "newaxis",
+    "nn",
     "no_grad",
     "ones",
     "ones_like",
