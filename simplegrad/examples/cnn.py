@@ -84,7 +84,6 @@ def draw(images: Any, labels: Any, answers: Any, path: str) -> None:
     for axis in axes.flat:
         axis.axis("off")
     frame.saved(figure, path)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import simplegrad as sg
 from simplegrad import Tensor, optim
+from simplegrad.runtime import devices
 
 
 class Run:
@@ -83,7 +84,7 @@ class Run:
             for name, value in self.measures.items()
         )
         return (
-            f"{example} on {Tensor.device.name}: loss {self.curve[-1]:.4f}, {figures}, "
+            f"{example} on {devices.current().name}: loss {self.curve[-1]:.4f}, {figures}, "
             f"{self.seconds * 1e3:.2f} ms and {self.launches} launches a step"
         )
 
@@ -152,9 +153,10 @@ def pyplot() -> Any:
 
 
 def saved(figure: Any, path: str) -> None:
-    """Save a figure and say where."""
+    """Save a figure, say where, and close it."""
     folder = os.path.dirname(path)
     if folder:
         os.makedirs(folder, exist_ok=True)
     figure.savefig(path, dpi=120)
-    print(f"picture: {path}")
+    pyplot().close(figure)
+    tqdm.write(f"picture: {path}")

@@ -66,7 +66,6 @@ def draw(network: Network, points: Any, labels: Any, path: str) -> None:
     plt.contourf(*xy, predicted, alpha=0.4)
     plt.scatter(*points, c=labels, s=8)
     frame.saved(figure, path)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
@@ -136,17 +138,26 @@ class RNN(_Recurrent):
 
 
 class LSTM(_Recurrent):
-    """Gates i, f, g, o of W x + b + U h' + c; the cell is f c' + i tanh(g), h = o tanh(cell)."""
+    """Gates i, f, g, o of W x + b + U h' + c; the cell is f c' + i tanh(g), h = o tanh(cell).
+
+    A gate is sigmoid(a) = (1 + tanh(a / 2)) / 2. The halving is done to the weights, exactly and
+    once, so that a step takes one hyperbolic tangent of all gates.
+    """
 
     gates = 4
     states = 2
 
+    def _weights(self, name: str, tag: str) -> tuple[Tensor, Tensor]:
+        weight, bias = super()._weights(name, tag)
+        halves = Tensor(np.asarray([0.5, 0.5, 1, 0.5]), weight.dtype, False, weight.device)
+        halves = halves.reshape(4, 1, 1)
+        return weight.mul(halves), bias.mul(halves)
+
     def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
-        total = given.add(product)
-        write, keep = total[0].sigmoid(), total[1].sigmoid()
-        new, show = total[2].tanh(), total[3].sigmoid()
-        cell = keep.mul(state[1]).add(write.mul(new))
-        return show.mul(cell.tanh()), cell
+        bent = given.add(product).tanh()
+        write, keep, show = bent[0].add(1), bent[1].add(1), bent[3].add(1)
+        cell = keep.mul(state[1]).add(write.mul(bent[2])).mul(0.5)
+        return show.mul(cell.tanh()).mul(0.5), cell
 
 
 class GRU(_Recurrent):

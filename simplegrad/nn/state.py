@@ -94,11 +94,13 @@ def _host(name: str, value: Any) -> tuple[np.ndarray, DType]:
 
 def _array(entry: dict[str, Any]) -> np.ndarray:
     dtype, shape = _NAMES[entry["dtype"]], tuple(entry["shape"])
+    array: np.ndarray
     if dtype is dtypes.bfloat16:
         words = np.frombuffer(entry["data"], np.uint16).astype(np.uint32) << 16
-        return words.view(np.float32).reshape(shape)
-    array: np.ndarray = np.frombuffer(entry["data"], dtype.numpy)
-    return array.reshape(shape).copy()
+        array = words.view(np.float32)
+    else:
+        array = np.frombuffer(entry["data"], dtype.numpy).copy()
+    return array.reshape(shape)
 
 
 def _replace(path: Path, data: bytes) -> None:
