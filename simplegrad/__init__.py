@@ -12,7 +12,7 @@ import contextlib as _contextlib
 import math as _math
 from typing import Any as _Any
 
-from simplegrad import errors, ops, random, settings
+from simplegrad import errors, nn, ops, random, settings
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -39,6 +39,7 @@ from simplegrad.errors import (
     DTypeError,
     DTypeNotSupported,
     ExchangeError,
+    FormatError,
     IndexOutOfRange,
     OutOfMemory,
     ShapeError,
@@ -141,6 +142,7 @@ __all__ = [
     "DeviceError",
     "DriverNotFound",
     "ExchangeError",
+    "FormatError",
     "IndexOutOfRange",
     "OutOfMemory",
     "Profile",
@@ -189,6 +191,7 @@ __all__ = [
     "meshgrid",
     "nan",
     "newaxis",
+    "nn",
     "no_grad",
     "ones",
     "ones_like",

@@ -51,6 +51,10 @@ class UnsupportedOp(DeviceError, NotImplementedError):
     """An operation that this device cannot do, or that a model file and we cannot both express."""
 
 
+class FormatError(SimplegradError, ValueError):
+    """A file that is truncated, malformed, or not of the format it should be."""
+
+
 class AutogradError(SimplegradError, RuntimeError):
     """A gradient that was asked for and does not exist."""
 

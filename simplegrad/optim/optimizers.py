@@ -98,7 +98,7 @@ class Optimizer:
                 updates.append((i, p, new, state))
         self.steps += 1
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
-        roots = [r() for _, p, _, _ in updates for r in p._roots]
+        roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
         kept = realize(
             [n for _, _, new, state in updates for n in (new, *state)]
             + [r for r in dict.fromkeys(roots) if r is not None and r.holders]

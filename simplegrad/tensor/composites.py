@@ -33,7 +33,8 @@ def _halves(x: Node) -> tuple[Node, Node]:
     return positive, make(ops.EXP, (minus,))
 
 
-def _reduced(loss: Any, reduction: str) -> Tensor:
+def reduced(loss: Any, reduction: str) -> Tensor:
+    """Return the mean, the sum, or all of a loss."""
     if reduction not in ("mean", "sum", "none"):
         raise ShapeError(f"loss: reduction {reduction!r} is none of 'mean', 'sum', 'none'")
     return loss if reduction == "none" else getattr(loss, reduction)()  # type: ignore[no-any-return]
@@ -313,7 +314,7 @@ class Composites(Contraction):
                 raise ShapeError(
                     f"cross_entropy: probabilities of shape {target.shape} for logits {self.shape}"
                 )
-            return _reduced(target.mul(logs).sum(axis).neg(), reduction)
+            return reduced(target.mul(logs).sum(axis).neg(), reduction)
         rest = self.shape[:axis] + self.shape[axis + 1 :]
         if target.dtype.kind == "b" or target.shape != rest:
             raise DTypeError(
@@ -333,11 +334,11 @@ class Composites(Contraction):
         wide = build.reshape(index, (*rest[:axis], 1, *rest[axis:]))
         iota = build.reshape(build.iota(classes, dtypes.int64, index.device), shape)
         hit = lift(build.apply(ops.EQUAL, wide, iota))
-        return _reduced(hit.where(logs, 0).sum(axis).neg(), reduction)
+        return reduced(hit.where(logs, 0).sum(axis).neg(), reduction)
 
     def mse_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Return the squared differences from `target`, averaged unless told otherwise."""
-        return _reduced(self.sub(target).square(), reduction)
+        return reduced(self.sub(target).square(), reduction)
 
     mse = mse_loss
 

@@ -277,7 +277,7 @@ def _to_host(value: Any) -> Any:
 class Core:
     """The state of a tensor and its ways to the host."""
 
-    __slots__ = ("__weakref__", "_grad", "_node", "_roots", "_unread")
+    __slots__ = ("__weakref__", "_along", "_grad", "_node", "_roots", "_unread")
     final: ClassVar[type[Tensor]]
     """The class `Tensor`, known once it is put together."""
     __array_priority__ = 1000
@@ -287,6 +287,8 @@ class Core:
     _roots: tuple[weakref.ref[Node], ...]
     """Where the backward passes behind `grad` began: an optimiser computes those nodes too."""
     _unread: int
+    _along: tuple[weakref.ref[Node], ...]
+    """Set where a layer wants more computed along with an optimiser's next step of this tensor."""
 
     def __init__(
         self,
@@ -449,10 +451,10 @@ class Core:
         return Core.final, (self.numpy(), self.dtype, self.requires_grad)
 
     def __copy__(self) -> Tensor:
-        return Core.final(self)
+        return Core.final(self, None, self.requires_grad)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
-        return Core.final(self)
+        return self.__copy__()
 
     __hash__ = object.__hash__
 

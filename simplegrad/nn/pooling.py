@@ -1,0 +1,36 @@
+"""Pooling layers over (N, C, spatial …); the stride is the window's size unless told otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from simplegrad.nn.module import Array, Module
+from simplegrad.tensor.core import as_tensor
+from simplegrad.tensor.tensor import Tensor
+
+
+class _Pool(Module):
+    def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        self.kernel_size, self.padding = kernel_size, padding
+        self.stride = kernel_size if stride is None else stride
+
+    def __call__(self, x: Array) -> Tensor:
+        """Return (N, C, …) with smaller spatial extents."""
+        pool = getattr(as_tensor(x), type(self).__name__.lower())
+        return pool(self.kernel_size, self.padding, self.stride)  # type: ignore[no-any-return]
+
+
+class MaxPool1d(_Pool):
+    """The maximum of each window of (N, C, L)."""
+
+
+class MaxPool2d(_Pool):
+    """The maximum of each window of (N, C, H, W)."""
+
+
+class AvgPool1d(_Pool):
+    """The mean of each window of (N, C, L), padding counted as zeros."""
+
+
+class AvgPool2d(_Pool):
+    """The mean of each window of (N, C, H, W), padding counted as zeros."""
