@@ -1,0 +1,74 @@
+"""Convolutions as contractions: values over axes made of runs, gradients that store no windows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import simplegrad as sg
+from simplegrad import Tensor
+
+# (images, weights, options): lines of 62 and 7 end inside a vector, 16 do not; a long k is cut.
+CASES = {
+    "padded": ((4, 8, 16, 16), (12, 8, 3, 3), {"padding": 1}),
+    "unpadded": ((2, 5, 20, 64), (6, 5, 3, 3), {}),
+    "short lines": ((8, 16, 7, 7), (24, 16, 3, 3), {"padding": 1}),
+    "strided": ((4, 8, 17, 19), (16, 8, 3, 3), {"padding": 1, "stride": 2}),
+    "dilated": ((3, 8, 20, 21), (16, 8, 3, 3), {"padding": 2, "dilation": 2}),
+    "grouped": ((4, 8, 16, 18), (16, 4, 3, 3), {"padding": 1, "groups": 2}),
+    "one by one": ((4, 16, 14, 14), (32, 16, 1, 1), {}),
+    "rectangular": ((2, 6, 18, 33), (8, 6, 5, 2), {}),
+}
+
+
+def _values(arrays: list[Any], options: dict[str, Any], device: Any) -> list[Any]:
+    """Return result, gradient of the images and gradient of the weights."""
+    with sg.device(device):
+        x, w = (Tensor(a) for a in arrays)
+        y = x.conv2d(w, **options)
+        y.backward(Tensor(np.cos(np.arange(y.size)).reshape(y.shape), requires_grad=False))
+        return [np.asarray(v) for v in (y.detach(), x.grad, w.grad)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_values_are_numpys(name: str, cl_device: Any) -> None:
+    *shapes, options = CASES[name]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(s).astype(np.float32) for s in shapes]
+    found = _values(arrays, options, cl_device)
+    for got, want in zip(found, _values(arrays, options, "numpy"), strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("wanted", ["x", "w"])
+def test_a_gradient_is_one_sum_and_stores_no_windows(wanted: str, one_cl_device: Any) -> None:
+    rng = np.random.default_rng(0)
+    x, w = Tensor(rng.standard_normal((8, 16, 32, 32))), Tensor(rng.standard_normal((16, 16, 3, 3)))
+    y = x.conv2d(w, padding=1)
+    seed = Tensor(rng.standard_normal(y.shape), requires_grad=False)
+    sg.realize(y, seed)
+    y.backward(seed)
+    gradient = {"x": x, "w": w}[wanted].grad
+    with sg.Profile() as p:
+        sg.realize(gradient)
+    # A weight's gradient sums over so many positions that the sum is cut: two stages.
+    assert p.launches == {"x": 1, "w": 2}[wanted]
+    operands = sum(4 * t.size for t in (x, w, y, seed))
+    assert p.peak_bytes <= 1.1 * (operands + 4 * gradient.size)
+
+
+def test_sums_that_somebody_reads_are_not_joined(cl_device: Any) -> None:
+    """The windows' gradients are a live tensor: its value is kept, and both are right."""
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(np.float32)
+    a, b = Tensor(x), Tensor(np.ones((3, 4), np.float32), requires_grad=False)
+    inner = a.einsum("nchw,cf->nfhw", b)
+    outer = inner.pad(((0, 0), (0, 0), (1, 1), (1, 1))).window_view((3, 3), 1).sum(axis=(-2, -1))
+    sg.realize(outer, inner)
+    with sg.device("numpy"):
+        want = Tensor(x).einsum("nchw,cf->nfhw", Tensor(np.ones((3, 4), np.float32)))
+        padded = want.pad(((0, 0), (0, 0), (1, 1), (1, 1)))
+        sums = np.asarray(padded.window_view((3, 3), 1).sum(axis=(-2, -1)).detach())
+    np.testing.assert_allclose(np.asarray(inner.detach()), np.asarray(want.detach()), rtol=1e-5)
+    np.testing.assert_allclose(np.asarray(outer.detach()), sums, rtol=1e-4, atol=1e-5)
