@@ -282,6 +282,11 @@ class Family:
         self.programs.append(generic)
         return generic
 
+    def reject(self, generic: Generic) -> None:
+        """Forget a program that the driver refused, and make no other."""
+        self.programs.remove(generic)
+        self.failures = _MOST_FAILURES
+
 
 def _compiled(
     samples: Sequence[Numbers], order: Sequence[Node], kept: Sequence[Node], target: Target,

@@ -13,7 +13,8 @@ from simplegrad.compiler.groups import Rewriter
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.sources import kernel_source
-from simplegrad.compiler.symbolic import names_in
+from simplegrad.compiler.symbolic import names_in, symbolic
+from simplegrad.errors import VerifyError
 from simplegrad.graph.infer import size_of
 
 
@@ -182,6 +183,11 @@ class Holes:
 
     def program(self, stem: str, defines: Mapping[str, object]) -> str:
         """Return the whole program: parameters, functions, then the template as it stands."""
+        text = kernel_source(stem)
+        for name, value in defines.items():
+            # The preprocessor takes the name of a parameter for 0.
+            if symbolic(value) and re.search(rf"^ *#(el)?if .*\b{name}\b", text, re.M):
+                raise VerifyError(f"template: {stem}.cl must know {name}, which is {value!r}")
         lines = [f"// {self.kernel.name}: filled from kernels/{stem}.cl"]
         lines += [f"#define {k} {v}" for k, v in defines.items()]
         inside = [line for function in self.functions for line in function.lines]
@@ -195,4 +201,4 @@ class Holes:
         if any(a.dtype.compute == "double" for a in self.kernel.args):
             lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
         bodies = [function.definition(parameters) for function in self.functions]
-        return "\n".join([*lines, *self.helpers, *bodies, kernel_source(stem)])
+        return "\n".join([*lines, *self.helpers, *bodies, text])

@@ -14,7 +14,7 @@ from simplegrad.compiler.generic import Family, structure
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.target import Target
 from simplegrad.dtypes import DType
-from simplegrad.errors import DeviceError
+from simplegrad.errors import BuildError, DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
 from simplegrad.runtime import devices, selftest, tuner
@@ -152,7 +152,13 @@ def _new_plan(order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice)
         return _new_plan(order, kept, device)  # for a target that trusts the template no more
     if settings.current().tune and tuner.tune_program(device, program, target_of(device)):
         return _new_plan(order, kept, device)  # in the tiles that were found
-    plan = Plan(program, device, generic.first if generic else None)
+    try:
+        plan = Plan(program, device, generic.first if generic else None)
+    except BuildError:
+        if generic is None or settings.current().verify:
+            raise
+        family.reject(generic)
+        return _new_plan(order, kept, device)
     if generic and generic.first is None:
         generic.first = plan
     return plan
