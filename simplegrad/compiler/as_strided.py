@@ -18,6 +18,7 @@ from simplegrad.compiler.ctext import width
 from simplegrad.compiler.emit import Body, Emitter, Kept
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import LOAD, Kernel, Value
+from simplegrad.compiler.symbolic import estimate
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
@@ -42,13 +43,13 @@ def match(kernel: Kernel, target: Target) -> Turned | None:
     """Return the kernel over its two axes, or None where generated loops serve it as well."""
     if kernel.reduce or kernel.reductions or not kernel.outputs:
         return None
-    if size_of(tuple(v.extent for v in kernel.outer)) < _LEAST_ELEMENTS:
+    if estimate(size_of(tuple(v.extent for v in kernel.outer))) < _LEAST_ELEMENTS:
         return None
     if target.family == "gpu" and target.max_work_group < 256:
         return None
     kernel = merge_axes(kernel)
     along = [v for v in kernel.outer if all(o.index.coefficient(v) == 1 for o in kernel.outputs)]
-    if len(along) != 1 or along[0].extent < _LEAST_EXTENT:
+    if len(along) != 1 or estimate(along[0].extent) < _LEAST_EXTENT:
         return None
     j = along[0]
     found = _turned(kernel, j)
@@ -79,10 +80,10 @@ def _turned(kernel: Kernel, j: Var) -> list[tuple[Value, Var]]:
     for value in walk([o.value for o in kernel.outputs]):
         if value.form == LOAD and value.index is not None:
             step = value.index.coefficient(j)
-            if step is None or abs(step) < _LEAST_EXTENT:
+            if step is None or abs(estimate(step)) < _LEAST_EXTENT:
                 continue
             runs = [v for v in kernel.outer if v is not j and value.index.coefficient(v) == 1]
-            if runs and runs[0].extent >= _LEAST_EXTENT:
+            if runs and estimate(runs[0].extent) >= _LEAST_EXTENT:
                 found.append((value, runs[0]))
     return found
 
@@ -122,7 +123,7 @@ def render(turned: Turned, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=text, origin=origin,
-        tile=tile,
+        tile=tile, index_type=holes.ctype,
     )  # fmt: skip
 
 

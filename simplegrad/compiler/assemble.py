@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from simplegrad.compiler.access import parameter
 from simplegrad.compiler.emit import Body
+from simplegrad.compiler.symbolic import SIZE, size_named
 from simplegrad.compiler.tiles import Tile
 
 _WORD = re.compile(r"[A-Za-z_]\w*")
@@ -30,6 +31,8 @@ class Source:
     origin: str = ""
     """The template it was filled from; empty for generated loops."""
     tile: Tile | None = None
+    numbers: tuple[tuple[int, str], ...] = ()
+    """Value and C type of the parameters that follow: sizes that are not compiled in."""
 
 
 def assemble(name: str, bodies: Sequence[Body]) -> Source:
@@ -38,7 +41,10 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         (body,) = bodies
         args = tuple((0, a) for a in range(len(body.args)))
         size = body.groups * body.group_size
-        return Source(body.template, body.name, size, body.group_size, args, body.origin, body.tile)
+        sizes = _Sizes()
+        text = sizes.named(body.template, body.index_type)
+        return Source(text, body.name, size, body.group_size, args, body.origin,
+                      body.tile, sizes.numbers())  # fmt: skip
     name = re.sub(r"\W", "_", name)
     name = name if name[:1].isalpha() else f"k_{name}"
     names = _argument_names(name, bodies)
@@ -49,6 +55,12 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         for b, body in enumerate(bodies)
         for a, arg in enumerate(body.args)
     ]
+    sizes, first = _Sizes(), 0
+    inside: list[str] = []
+    for body, own in zip(bodies, names, strict=True):
+        inside += _placed(body, own, first, len(bodies) == 1, sizes)
+        first += body.groups
+    params += sizes.parameters()
     lines = [f"// {body.comment or body.name}" for body in bodies]
     if any(arg.dtype.compute == "double" for body in bodies for arg in body.args):
         lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
@@ -62,31 +74,52 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
     if local:
         lines.append(f"  __local long shared[{(local + 7) // 8}];")
         lines.append("  __local char *const scratch = (__local char *)shared;")
-    first = 0
-    for body, own in zip(bodies, names, strict=True):
-        lines += _placed(body, own, first, len(bodies) == 1)
-        first += body.groups
-    lines.append("}")
+    lines += [*inside, "}"]
     args = tuple((b, a) for b, body in enumerate(bodies) for a in range(len(body.args)))
-    return Source("\n".join(lines) + "\n", name, first * local_size, local_size, args)
+    text = "\n".join(lines) + "\n"
+    return Source(text, name, first * local_size, local_size, args, numbers=sizes.numbers())
+
+
+class _Sizes:
+    """Sizes that are not compiled in: a parameter for each, named in the order of the text."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, str], str] = {}
+
+    def named(self, text: str, ctype: str) -> str:
+        """Return a text with its sizes named; `ctype` is the type that it computes them in."""
+
+        def name(match: re.Match[str]) -> str:
+            return self._names.setdefault((match.group(0), ctype), f"size{len(self._names)}")
+
+        return SIZE.sub(name, text)
+
+    def parameters(self) -> list[str]:
+        """Return the declarations, in order."""
+        return [f"const {ctype} {name}" for (_, ctype), name in self._names.items()]
+
+    def numbers(self) -> tuple[tuple[int, str], ...]:
+        """Return what the parameters are given."""
+        return tuple((size_named(text), ctype) for text, ctype in self._names)
 
 
 def _listed(params: list[str]) -> list[str]:
     return [f"    {p}{',' if i + 1 < len(params) else ''}" for i, p in enumerate(params)]
 
 
-def _placed(body: Body, names: list[str], first: int, alone: bool) -> list[str]:
+def _placed(body: Body, names: list[str], first: int, alone: bool, sizes: _Sizes) -> list[str]:
     def named(match: re.Match[str]) -> str:
         return names[int(match.group(1))]
 
     id_line = "const int id = get_group_id(0);"
+    start, last = (sizes.named(str(n), "int") for n in (first, first + body.groups))
     if first:
-        id_line = f"const int id = (int)get_group_id(0) - {first};"
+        id_line = f"const int id = (int)get_group_id(0) - {start};"
     lines = [id_line, *[re.sub(r"\$(\d+)", named, line) for line in body.lines]]
+    lines = [sizes.named(line, body.index_type) for line in lines]
     if alone:
         return ["  " + line for line in lines]
-    last = first + body.groups
-    test = f"(get_group_id(0) >= {first} && get_group_id(0) < {last})"
+    test = f"(get_group_id(0) >= {start} && get_group_id(0) < {last})"
     return [f"  if {test} {{  // {body.name}", *["    " + line for line in lines], "  }"]
 
 

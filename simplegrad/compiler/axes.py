@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +17,7 @@ from simplegrad.compiler.kernel import (
     Reduction,
     Value,
 )
+from simplegrad.compiler.symbolic import estimate, greater, product
 
 _INT_MAX = 2**31 - 1
 
@@ -161,7 +161,7 @@ def kept_values(
 
 def size(axes: Iterable[Var]) -> int:
     """Return the number of points of some axes."""
-    return math.prod(v.extent for v in axes)
+    return product(v.extent for v in axes)
 
 
 def all_indices(kernel: Kernel) -> list[Index]:
@@ -261,8 +261,9 @@ def choose_lane(kernel: Kernel, deps: dict[int, Dependences], lanes: int) -> Var
         score = 0.0
         for index, guards, used in accesses:
             votes = _vote(var, index, guards, used | index.variables())
-            score += votes * size(v for v in used | index.variables() if isinstance(v, Var))
-        score *= min(var.extent, lanes) / lanes
+            touched = [v for v in used | index.variables() if isinstance(v, Var)]
+            score += votes * estimate(size(touched))
+        score *= min(estimate(var.extent), lanes) / lanes
         if score > best_score:
             best, best_score = var, score
     return best
@@ -281,15 +282,11 @@ def _vote(var: Var, index: Index, guards: tuple[Guard, ...], used: Dependences) 
 def int_type(kernel: Kernel) -> str:
     """Return the type of index arithmetic: int, unless a number may not fit."""
     sizes = [a.size for a in kernel.args]
-    extents = 1
-    for var in kernel.outer:
-        extents *= max(var.extent, 1)
-    inner = 1
-    for var in kernel.reduce:
-        inner *= max(var.extent, 1)
-    reach = max([_reach(i) for i in all_indices(kernel)], default=0)
+    points = [product(max(v.extent, 1) for v in axes) for axes in (kernel.outer, kernel.reduce)]
+    reached = [_reach(i) for i in all_indices(kernel)]
     # Loops step past their end by up to a few hundred vectors before they stop.
-    return "int" if max([*sizes, extents, inner, reach]) < _INT_MAX - 65536 else "long"
+    most = _INT_MAX - 65536
+    return "int" if all(n < most for n in (*sizes, *points, *reached)) else "long"
 
 
 def _reach(index: Index) -> int:
@@ -299,5 +296,5 @@ def _reach(index: Index) -> int:
         inner = 0
         if isinstance(atom, (Div, Mod)):
             inner = _reach(atom.index) + atom.k + abs(min(atom.index.low, 0))
-        total += max(abs(c) * max(abs(atom.low), abs(atom.high)), inner)
+        total += greater(abs(c) * greater(abs(atom.low), abs(atom.high)), inner)
     return total

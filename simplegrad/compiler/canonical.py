@@ -13,6 +13,7 @@ import numpy as np
 
 from simplegrad import dtypes, ops
 from simplegrad.compiler.nested_sums import join_sums
+from simplegrad.compiler.symbolic import ceil_div, estimate, symbolic
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, const_value, make, topological
@@ -96,10 +97,10 @@ def _is_short(
 ) -> bool:
     """Whether the sum is a few terms of much smaller arrays: cheaper to repeat than to store."""
     terms = size_of(tuple(extents[i] for i in summed))
-    if not summed or not output or not 1 <= terms <= _FEW_TERMS:
+    if not summed or not output or symbolic(terms) or not 1 <= terms <= _FEW_TERMS:
         return False
     size = size_of(tuple(extents[i] for i in output))
-    small = all(_MUCH * x.size <= size for _, x in factors)
+    small = all(_MUCH * estimate(x.size) <= estimate(size) for _, x in factors)
     # A term read with a stride along the last axis would be gathered again at every use.
     return small and all(s[-1] == output[-1] for s, _ in factors if output[-1] in s)
 
@@ -137,7 +138,7 @@ def _cumsum(x: Node, axis: int, pieces: list[Node]) -> Node:
     """Return prefix sums: masked sums inside blocks, then the same over the blocks' totals."""
     n = x.shape[axis]
     if n > _SCAN_BLOCK:
-        blocks = -(-n // _SCAN_BLOCK)
+        blocks = ceil_div(n, _SCAN_BLOCK)
         head, tail = x.shape[:axis], x.shape[axis + 1 :]
         widths = [(0, blocks * _SCAN_BLOCK - n if a == axis else 0, 0) for a in range(len(x.shape))]
         cut = build.reshape(build.pad(x, widths), (*head, blocks, _SCAN_BLOCK, *tail))

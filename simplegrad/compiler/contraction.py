@@ -20,6 +20,7 @@ from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Guard, Index, Var
 from simplegrad.compiler.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
+from simplegrad.compiler.symbolic import estimate, less, symbolic, within
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Flat, Holes, flattened_in_runs
 from simplegrad.dtypes import bool_
@@ -27,6 +28,8 @@ from simplegrad.graph.infer import size_of
 
 _TINY = 4
 _WIDE = 128
+_STRIP = 8
+"""Most vectors of a strip."""
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which generated loops are as good."""
 
@@ -58,7 +61,7 @@ def match(kernel: Kernel, target: Target) -> Product | None:
     if product.form != APPLY or product.op is not ops.MUL or not product.dtype.is_float:
         return None
     work = size_of(tuple(v.extent for v in (*kernel.outer, *kernel.reduce)))
-    if work < _LEAST_WORK:
+    if estimate(work) < _LEAST_WORK:
         return None
     deps = dependences(kernel)
     sides = [_axes_of(s, deps, kernel) for s in product.srcs]
@@ -109,8 +112,9 @@ def _unguarded(root: Value, guards: frozenset[Guard], kernel: Kernel) -> Value |
         if value.index is not None and value.index.tokens():
             return None
         if value.form == LOAD and value.index is not None and len(left) < len(value.guards):
-            low, high = value.index.low, value.index.high
-            if not 0 <= low <= high < kernel.args[value.arg].size:
+            size = kernel.args[value.arg].size
+            strays = not within(value.index.low, value.index.high, size)
+            if strays:
                 return None
         srcs = tuple(new[id(s)] for s in value.srcs)
         same = left == value.guards and srcs == value.srcs
@@ -147,7 +151,8 @@ def _grouped(
         rest = [v for v in kernel.outer if v is not part]
         batch_axes = [v for v in rest if v not in m_axes and v not in n_axes]
         groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
-        rewriter, (batch, m, n, k) = flattened_in_runs(groups, runs if in_runs else {})
+        fixed = {name: last for name, last in runs.items() if _is_fixed(groups[name][-last:])}
+        rewriter, (batch, m, n, k) = flattened_in_runs(groups, fixed if in_runs else {})
         outer = (*batch.vars, *m.vars, *n.vars)
         # The template cuts k by itself: whatever the parts, their sum is the same.
         whole = replace(kernel, split=None)
@@ -187,16 +192,16 @@ def _rated(product: Product, lanes: int) -> Product:
 
     What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
     """
-    m, n, k = product.m.extent, product.n.extent, product.k.extent
+    m, n, k = (estimate(v.extent) for v in (product.m, product.n, product.k))
     stored = _stored_along_n(product.kernel, product.n)
     along_n = _along(product.b, (product.n,), lanes) == 1
-    if k <= _TINY:
+    if _is_tiny(product.k):
         good = n >= lanes and stored and not product.n.run and product.part is None
         return replace(product, variant="outer", score=9.0 if good else 0.0)
     a_along_k = not product.k.run and unit_axis(product.a, (product.k.inside,)) == 1
-    if n <= _TINY and a_along_k and k >= lanes:
+    if _is_tiny(product.n) and a_along_k and k >= lanes:
         return replace(product, variant="dot", score=8.0)
-    if m <= _TINY and along_n and n >= 2 * lanes and not product.n.run:
+    if _is_tiny(product.m) and along_n and _is_wide(product.n, lanes) and not product.n.run:
         return replace(product, variant="strip", score=8.0)
     if 2 * n < lanes or m < 2:
         return replace(product, score=0.0)
@@ -225,8 +230,22 @@ def _filled_share(extent: int, lanes: int) -> float:
 
 def _whole_share(axis: Flat, lanes: int) -> float:
     """Return the share of positions that vectors inside runs reach; the rest goes one by one."""
-    run = axis.run or axis.extent
+    run = axis.run or estimate(axis.extent)
     return run // lanes * lanes / run
+
+
+def _is_fixed(run: Sequence[Var]) -> bool:
+    """Whether the length of a run is known when the template is filled, which needs it then."""
+    return not any(symbolic(v.extent) for v in run)
+
+
+def _is_tiny(axis: Flat) -> bool:
+    return not symbolic(axis.extent) and axis.extent <= _TINY
+
+
+def _is_wide(axis: Flat, lanes: int) -> bool:
+    """Whether there is a whole strip, which the template moves back to end at the last column."""
+    return less(_STRIP * lanes - 1 if symbolic(axis.extent) else 2 * lanes - 1, axis.extent)
 
 
 # Filling the templates ----------------------------------------------------------------------------
@@ -244,7 +263,7 @@ def render(product: Product, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=holes.program(tile.stem, _extents(product) | defines),
-        origin=tile.shape.template, tile=tile,
+        origin=tile.shape.template, tile=tile, index_type=holes.ctype,
     )  # fmt: skip
 
 

@@ -14,7 +14,6 @@ units; a unit is a point of some outer axes and, where these are few, a block of
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +26,7 @@ from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
 from simplegrad.compiler.prefetch import LINE, Fetch, fetches, reads_ahead
+from simplegrad.compiler.symbolic import ceil_div, estimate, greater, lesser, symbolic
 from simplegrad.compiler.target import Target
 
 _MIN_WORK = 1 << 14
@@ -63,7 +63,7 @@ class _Renderer(Nest):
         if positions and self.lane in kernel.reduce[:-1]:
             self.lane = None  # along it positions would not come in rising order
         self.width = self._width()
-        reduced = size(kernel.reduce)
+        reduced = estimate(size(kernel.reduce))
         if self.lane in kernel.reduce:
             self.form = "rows"
         elif self.lane is not None and self.stages and reduced > _FEW:
@@ -75,7 +75,10 @@ class _Renderer(Nest):
         """Return the lanes: a register of 4-byte numbers, less for a short axis."""
         if self.lane is None:
             return 1
-        return 1 << (min(self.lane.extent, self.target.vector_width).bit_length() - 1)
+        lanes = self.target.vector_width
+        if not symbolic(self.lane.extent):
+            lanes = min(self.lane.extent, lanes)
+        return 1 << (lanes.bit_length() - 1)
 
     def _how(self) -> str:
         return f"{self.form}, {self.width} lanes along {self.e.name(self.lane)}" if self.lane else (
@@ -88,22 +91,27 @@ class _Renderer(Nest):
         """Return the finished body."""
         kernel, lane = self.kernel, self.lane
         work = size((*kernel.outer, *kernel.reduce))
-        wanted = max(1, min(_PER_UNIT * self.target.compute_units, work // _MIN_WORK))
+        most = _PER_UNIT * self.target.compute_units
+        wanted = greater(1, lesser(most, work // _MIN_WORK))
+        likely = most if symbolic(wanted) else wanted
         free = [v for v in kernel.outer if v is not lane]
         # The fewest leading axes that give enough units; the others are loops inside.
         unit_axes: list[Var] = []
-        while free and (size(unit_axes) < 4 * wanted or not unit_axes) and wanted > 1:
+        while free and (estimate(size(unit_axes)) < 4 * likely or not unit_axes) and likely > 1:
             unit_axes.append(free.pop(0))
-        block, blocks = self._blocks(size(unit_axes), wanted)
+        if lane is not None and not symbolic(lane.extent):
+            block, blocks = self._blocks(estimate(size(unit_axes)), likely)
+        else:
+            block, blocks = self._blocks(size(unit_axes), wanted)
         units = size(unit_axes) * blocks
-        groups = max(1, min(wanted, units))
-        chunk = math.ceil(units / groups) if units else 1
-        groups = max(1, math.ceil(units / chunk))
+        groups = greater(1, lesser(wanted, units))
+        chunk = ceil_div(units, groups) if units != 0 else 1
+        groups = greater(1, ceil_div(units, chunk))
         depth = self._open_units(unit_axes, blocks, units, chunk, groups)
         for var in free:
             self.open_loop(var, "0", str(var.extent))
         begin, end = "0", str(lane.extent if lane else 1)
-        if blocks > 1:
+        if blocks != 1:
             begin, end = self.e.fresh("begin"), self.e.fresh("end")
             self.e.line(f"const {self.int_type} {begin} = unit % {blocks} * {block};")
             self.e.line(f"const {self.int_type} {end} = {self._min(begin, block, lane)};")
@@ -112,7 +120,7 @@ class _Renderer(Nest):
             self.e.close()
         return Body(
             kernel.name, self.e.finish(), tuple(self.e.helpers), kernel.args, groups, 1,
-            comment=self.comment(self._how()),
+            comment=self.comment(self._how()), index_type=self.int_type,
         )  # fmt: skip
 
     def _min(self, begin: str, block: int, lane: Var | None) -> str:
@@ -124,23 +132,23 @@ class _Renderer(Nest):
         lane = self.lane
         if lane is None or self.form == "rows" or lane.extent == 0:
             return (lane.extent if lane else 1), 1
-        pieces = math.ceil(wanted / max(units, 1)) if units < wanted else 1
-        block = math.ceil(lane.extent / pieces)
+        block = ceil_div(lane.extent, ceil_div(wanted, greater(units, 1)))
         if self.form == "strips":
             # Long runs along a row matter more than many units: a row apart is a page apart.
-            block = min(max(block, math.ceil(lane.extent / self._units_at_least(units))), _STRIP)
-        if block < lane.extent:
-            step = self.width * 4 if block >= self.width * 16 else self.width
-            block = math.ceil(block / step) * step
-        return block, max(1, math.ceil(lane.extent / block))
+            block = greater(block, ceil_div(lane.extent, self._units_at_least(units)))
+            block = min(estimate(block), _STRIP)  # the length of an array
+        if block != lane.extent:
+            step = self.width * 4 if estimate(block) >= self.width * 16 else self.width
+            block = ceil_div(block, step) * step
+        return block, greater(1, ceil_div(lane.extent, block))
 
     def _units_at_least(self, units: int) -> int:
-        return max(1, math.ceil(self.target.compute_units / max(units, 1)))
+        return ceil_div(self.target.compute_units, greater(units, 1))
 
     def _open_units(self, axes: list[Var], blocks: int, units: int, chunk: int, groups: int) -> int:
         """Open the loop over a work-item's units; return the number of scopes opened."""
         depth, e = 0, self.e
-        if units <= 1 and groups == 1:
+        if units in (0, 1):
             for var in axes:
                 e.bind(var, "0")
             if units == 0:
@@ -155,7 +163,7 @@ class _Renderer(Nest):
             depth = 1
         stride = blocks
         for i, var in reversed(list(enumerate(axes))):
-            text = f"unit / {stride}" if stride > 1 else "unit"
+            text = f"unit / {stride}" if stride != 1 else "unit"
             if i:
                 text += f" % {var.extent}"
             e.line(f"const {self.int_type} {e.name(var)} = {text};")
@@ -224,7 +232,7 @@ class _Renderer(Nest):
         for stage in self.stages:
             names = {i: self.declare(i, lanes, "") for i in stage.reductions}
             for var in kernel.reduce:
-                self.open_loop(var, *self.range(var), unroll=var.extent <= 8)
+                self.open_loop(var, *self.range(var), unroll=_is_short(var))
             for i in stage.reductions:
                 self.take(i, names[i], lanes)
             for output in stage.outputs:
@@ -262,11 +270,14 @@ class _Renderer(Nest):
             e.store(output, 1)
 
     def _may_keep(self) -> bool:
-        return self.kernel.split is None and size(self.kernel.reduce) <= _MOST_KEPT
+        several = self.kernel.split is None and len(self.stages) > 1
+        return several and size(self.kernel.reduce) <= _MOST_KEPT
 
     def _array(self, value: Value) -> Kept:
         name = self.e.fresh("row")
-        self.e.line(f"{value.dtype.compute} {name}[{max(size(self.kernel.reduce), 1)}];")
+        length = size(self.kernel.reduce)
+        length = _MOST_KEPT if symbolic(length) else max(length, 1)
+        self.e.line(f"{value.dtype.compute} {name}[{length}];")
         return Kept(name, self.reduce_position(), "", value.dtype.compute)
 
     def _copies(self, stage: Stage) -> int:
@@ -276,7 +287,7 @@ class _Renderer(Nest):
         values += [o.value for o in stage.outputs]
         most = 4 if cost(values) <= 8 else 2
         length = self.kernel.split.length if self._is_split() else self.lane.extent  # type: ignore
-        while most > 1 and length < most * self.width:
+        while most > 1 and estimate(length) < most * self.width:
             most //= 2
         return most
 
@@ -365,7 +376,7 @@ class _Renderer(Nest):
             self.open_loop(var, *self.range(var))
         last = axes[-1]
         first, stop = self.range(last)
-        name, rows = e.fresh(e.name(last)), _ROWS if last.extent >= 2 * _ROWS else 1
+        name, rows = e.fresh(e.name(last)), _ROWS if estimate(last.extent) >= 2 * _ROWS else 1
         e.line(f"{self.int_type} {name} = {first};")
         for count in (rows, 1) if rows > 1 else (1,):
             head = f"for (; {name} + {count} <= {stop}; {name} += {count})"
@@ -408,3 +419,7 @@ class _Renderer(Nest):
             for kept, fresh in zip(own, names[i], strict=True):
                 place = e.kept_place(kept)
                 e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {fresh};")
+
+
+def _is_short(var: Var) -> bool:
+    return not symbolic(var.extent) and var.extent <= 8

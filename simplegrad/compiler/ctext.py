@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from simplegrad.compiler.symbolic import symbolic
 from simplegrad.dtypes import DType, bfloat16, bool_, float16
 from simplegrad.ops import ABS, CAST, INVERT, WHERE, Op
 
@@ -72,6 +73,8 @@ def constant(number: bool | float, dtype: DType) -> str:
     >>> constant(0.1, float32), constant(-(2**31), int32), constant(7, uint64)
     ('0.1f', '(-2147483647 - 1)', '7ul')
     """
+    if symbolic(number):
+        return f"({dtype.compute})({number})"
     if dtype.is_float:
         return _float_constant(float(number), dtype)
     if dtype.kind == "b":

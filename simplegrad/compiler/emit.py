@@ -40,6 +40,7 @@ from simplegrad.compiler.kernel import (
     Output,
     Value,
 )
+from simplegrad.compiler.symbolic import greater, less, lesser
 from simplegrad.compiler.tiles import Tile
 from simplegrad.dtypes import DType, bfloat16, float16
 from simplegrad.ops import CAST, EXP
@@ -77,6 +78,8 @@ class Body:
     comment: str = ""
     template: str = ""
     """A whole program instead of lines: a filled template, which runs alone."""
+    index_type: str = "int"
+    """The type of index arithmetic."""
     origin: str = ""
     """Which template and variant that is; the self-test knows it by this name."""
     tile: Tile | None = None
@@ -316,7 +319,7 @@ class Emitter:
             whole = self.private(array, "", dtype.compute, lanes)
             scope.lines.append(f"{whole} = {text};")
             text = f"{array}[{lane}]"
-        low, high = max(atom.low, int(dtype.low)), min(atom.high, int(dtype.high))
+        low, high = greater(atom.low, int(dtype.low)), lesser(atom.high, int(dtype.high))
         bounds = f"{constant(low, dtype)}, {constant(high, dtype)}"
         return f"({self.int_type})clamp({text}, {bounds})"
 
@@ -340,9 +343,9 @@ class Emitter:
         found = []
         for guard in guards:
             text = self.index(guard.index, lane)
-            if guard.index.low < guard.low:
+            if not less(guard.low - 1, guard.index.low):
                 found.append(f"{text} >= {guard.low}")
-            if guard.index.high >= guard.high:
+            if not less(guard.index.high, guard.high):
                 found.append(f"{text} < {guard.high}")
         return found
 

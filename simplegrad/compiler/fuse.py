@@ -24,6 +24,7 @@ from simplegrad.compiler.canonical import Canonical
 from simplegrad.compiler.index import Index, Var, flatten, unflatten
 from simplegrad.compiler.lower import Position, source_position
 from simplegrad.compiler.nested_sums import behind_views
+from simplegrad.compiler.symbolic import estimate
 from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node, topological
 
@@ -143,10 +144,10 @@ class Fuser:
                 closure = frozenset((id(node),)).union(*[p[0] for p in parts])
             cost = sum(p[1] for p in parts) + (0 if node.op.kind == ops.VIEW else node.op.cost)
             reads = sum(p[2] for p in parts)
-            if node.op is ops.EXPAND and node.size > node.srcs[0].size:
+            if node.op is ops.EXPAND and node.size != node.srcs[0].size:
                 self._store_before_repeat(node, parts[0][1], inline)
                 closure, cost, reads = self._after(node, inline)
-                reads *= node.srcs[0].size / node.size
+                reads *= estimate(node.srcs[0].size) / max(estimate(node.size), 1)
             inline[id(node)] = (closure, cost, reads)
             if self._is_root(node, cost, reads, readers.get(id(node), 0)):
                 self.roots[id(node)] = node
@@ -185,7 +186,7 @@ class Fuser:
         for src in sorted(node.srcs, key=lambda s: -len(inline[id(s)][0])):
             if len(inline[id(src)][0]) > MAX_INLINE // 3:
                 path = []
-                while src.op.kind == ops.VIEW and src.srcs[0].size <= src.size:
+                while src.op.kind == ops.VIEW and estimate(src.srcs[0].size) <= estimate(src.size):
                     path.append(src)  # what a padding surrounds is less to store
                     src = src.srcs[0]
                 self.roots[id(src)] = src
@@ -286,8 +287,8 @@ class Fuser:
 
     def _parallel(self, domain: Shape, reduced: tuple[int, ...]) -> bool:
         """Whether one work-item (or group) per outer position keeps the device busy."""
-        total = size_of(domain)
-        outer = total // max(size_of(tuple(domain[a] for a in reduced)), 1)
+        total = estimate(size_of(domain))
+        outer = total // max(estimate(size_of(tuple(domain[a] for a in reduced))), 1)
         return total <= SMALL or outer >= self.limits.parallel
 
     def _legal(self, root: Node, group: Group, reading: Reading) -> bool:
@@ -305,7 +306,7 @@ class Fuser:
                 return False
             elif node.size > 1 and node.op is not ops.SCALAR and ident in group.reads:
                 related = True
-        if not related and root.size > SMALL:
+        if not related and estimate(root.size) > SMALL:
             return False
         args = len(group.reads.keys() | reading.nodes.keys()) + 2 * len(group.members) + 2
         if args > self.limits.max_args:
@@ -406,7 +407,8 @@ def _is_contraction(root: Node, reading: Reading) -> bool:
     """Whether a sum of products reads much less than it multiplies."""
     source = behind_views(root.srcs[0])
     read = sum(n.size for n in reading.nodes.values() if n.op is not ops.SCALAR)
-    return root.op is ops.SUM and source.op is ops.MUL and root.srcs[0].size >= 2 * read
+    much = estimate(root.srcs[0].size) >= 2 * estimate(read)
+    return root.op is ops.SUM and source.op is ops.MUL and much
 
 
 def fuse(canonical: Canonical, limits: Limits, fusion: bool) -> Sequence[Group]:

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from simplegrad.compiler import accumulate
@@ -21,6 +20,7 @@ from simplegrad.compiler.emit import Body, Kept
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.nest import Nest
+from simplegrad.compiler.symbolic import ceil_div, estimate, greater, product, quotient, symbolic
 from simplegrad.compiler.target import Target
 
 _GROUP = 256
@@ -57,14 +57,15 @@ class _Renderer(Nest):
             groups, how = self._elementwise()
         return Body(
             self.kernel.name, self.e.finish(), tuple(self.e.helpers), self.kernel.args,
-            max(groups, 1), self.group, self.local_bytes, self.comment(how),
+            greater(groups, 1), self.group, self.local_bytes, self.comment(how),
+            index_type=self.int_type,
         )  # fmt: skip
 
     # Elementwise ----------------------------------------------------------------------------------
 
     def _elementwise(self) -> tuple[int, str]:
         e, ints, group = self.e, self.int_type, self.group
-        busy = self.points >= _PER_ITEM * _BUSY * self.target.compute_units
+        busy = estimate(self.points) >= _PER_ITEM * _BUSY * self.target.compute_units
         copies = _PER_ITEM if busy else 1
         per_group = group * copies
         e.line(f"const {ints} first = ({ints})id * {per_group} + item;")
@@ -85,7 +86,7 @@ class _Renderer(Nest):
             self._element("point")
             e.close()
             e.close()
-        return math.ceil(self.points / per_group), f"{copies} a work-item"
+        return ceil_div(self.points, per_group), f"{copies} a work-item"
 
     def _element(self, place: str) -> None:
         self._unflatten(self.outer, place)
@@ -98,15 +99,15 @@ class _Renderer(Nest):
         stride = 1
         for i, var in reversed(list(enumerate(axes))):
             extent = (extents or {}).get(var, var.extent)
-            text = f"({place}) / {stride}" if stride > 1 else place
+            text = f"({place}) / {stride}" if stride != 1 else place
             if i:
-                text = f"{text} % {extent}" if stride > 1 else f"({place}) % {extent}"
+                text = f"{text} % {extent}" if stride != 1 else f"({place}) % {extent}"
             name = self.e.fresh(self.e.name(var))
             begin = (begins or {}).get(var, "0")
             text = text if begin == "0" else f"{begin} + {text}"
             self.e.line(f"const {self.int_type} {name} = {text};")
             self.e.bind(var, name)
-            stride *= max(extent, 1)
+            stride *= greater(extent, 1)
 
     # Reductions -----------------------------------------------------------------------------------
 
@@ -125,10 +126,10 @@ class _Renderer(Nest):
         e.line(f"const int part = {part};")
         place = f"({ints})id * {points} + {column}"
         self.guard = ""
-        if self.points % points:
+        if quotient(self.points, points)[1] != 0:
             # Surplus work-items repeat the last result, so that all reach every barrier.
             e.line(f"const int active = {place} < {self.points};")
-            place = f"min({place}, ({ints}){max(self.points - 1, 0)})"
+            place = f"min({place}, ({ints}){greater(self.points - 1, 0)})"
             self.guard = "active"
         e.line(f"const {ints} point = {place};")
         self._unflatten(self.outer, "point")
@@ -142,7 +143,7 @@ class _Renderer(Nest):
             if tests:
                 e.close()
         kind = "rows" if rows else "columns"
-        return math.ceil(self.points / points), f"{kind}, {points} results x {parts} parts a group"
+        return ceil_div(self.points, points), f"{kind}, {points} results x {parts} parts a group"
 
     def _extents(self) -> dict[Var, int]:
         """Return how far each reduce axis runs in one work-group."""
@@ -154,30 +155,31 @@ class _Renderer(Nest):
 
     def _parts(self, rows: bool) -> int:
         """Return the work-items of one result, a power of two."""
-        reduced = math.prod(self._extents().values())
+        reduced = estimate(product(self._extents().values()))
         if reduced <= 8:
             return 1
         if rows:
             return min(self.group, 1 << (max(reduced // 4, 1).bit_length() - 1))
         # Thirty-two neighbours read together; more parts only where results are few.
-        most = self.group // min(32, 1 << (max(self.points, 1) - 1).bit_length())
-        missing = _BUSY * self.target.compute_units // max(self.points, 1)
+        results = max(estimate(self.points), 1)
+        most = self.group // min(32, 1 << (results - 1).bit_length())
+        missing = _BUSY * self.target.compute_units // results
         return max(1, 1 << (min(most, missing, reduced // 4).bit_length() - 1)) if missing else 1
 
     def _all_stages(self, parts: int) -> None:
         e, kernel = self.e, self.kernel
         extents = self._extents()
-        reduced = math.prod(extents.values())
-        count = math.ceil(reduced / parts)
-        keep_all = kept_values(kernel, self.stages, e.deps) if count <= _MOST_KEPT else []
-        turn = Var("turn", max(count, 2))
+        count = ceil_div(product(extents.values()), parts)
+        few = not symbolic(count) and count <= _MOST_KEPT
+        keep_all = kept_values(kernel, self.stages, e.deps) if few else []
+        turn = Var("turn", greater(count, 2))
         trees = 0
         for number, stage in enumerate(self.stages):
             keep = [value for first, value in keep_all if first == number]
             arrays = []
             for value in keep:
                 name = e.fresh("own")
-                e.line(f"{value.dtype.compute} {name}[{max(count, 1)}];")
+                e.line(f"{value.dtype.compute} {name}[{greater(count, 1)}];")
                 arrays.append(Kept(name, Index.of(turn), "", value.dtype.compute))
             names = {i: self.declare(i, 1, "") for i in stage.reductions}
             self._run(stage, names, list(zip(keep, arrays, strict=True)), parts, turn)
@@ -196,14 +198,15 @@ class _Renderer(Nest):
     ) -> None:
         """Write a work-item's loop over its share of the reduce axes."""
         e, ints, extents = self.e, self.int_type, self._extents()
-        reduced = math.prod(extents.values())
-        count = math.ceil(reduced / parts)
-        pragma = "#pragma unroll\n" if count <= _MOST_KEPT else ""
+        reduced = product(extents.values())
+        count = ceil_div(reduced, parts)
+        unrolled = not symbolic(count) and count <= _MOST_KEPT
+        pragma = "#pragma unroll\n" if unrolled else ""
         e.open(f"{pragma}for ({ints} turn = 0; turn < {count}; ++turn)", {turn: ("turn", 1)})
         depth = 1
         place = f"turn * {parts} + part" if parts > 1 else "turn"
         e.line(f"const {ints} place = {place};")
-        if reduced % parts:
+        if quotient(reduced, parts)[1] != 0:
             e.open(f"if (place < {reduced})")
             depth += 1
         begins = {v: self.range(v)[0] for v in self.kernel.reduce}

@@ -26,6 +26,7 @@ from simplegrad.compiler.kernel import (
     Value,
 )  # fmt: skip
 from simplegrad.compiler.lower import Builder
+from simplegrad.compiler.symbolic import ceil_div, estimate, quotient, symbolic
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, leaf
 
@@ -192,7 +193,7 @@ def _splittable(kernel: Kernel) -> Iterator[tuple[Var, int]]:
             if isinstance(atom, (Div, Mod)) and len(atom.index.terms) == 1:
                 var, c = atom.index.terms[0]
                 whole = c == 1 and atom.index.const == 0
-                if whole and isinstance(var, Var) and var.extent % atom.k == 0:
+                if whole and isinstance(var, Var) and quotient(var.extent, atom.k)[1] == 0:
                     yield var, atom.k
 
 
@@ -237,13 +238,13 @@ def depends_on_reduced(value: Value) -> bool:
 
 def _parts(kernel: Kernel, limits: Limits) -> int:
     """Return into how many parts the reduction is cut; 0 for none."""
-    outer = size_of(tuple(v.extent for v in kernel.outer))
-    length = size_of(tuple(v.extent for v in kernel.reduce))
+    outer = estimate(size_of(tuple(v.extent for v in kernel.outer)))
+    length = estimate(size_of(tuple(v.extent for v in kernel.reduce)))
     if not kernel.reductions or outer >= limits.parallel or outer * length <= SMALL:
         return 0
     if any(depends_on_reduced(r.value) for r in kernel.reductions):
         return 0
-    longest = max(v.extent for v in kernel.reduce)
+    longest = max(estimate(v.extent) for v in kernel.reduce)
     parts = min(-(-outer * length // SMALL), -(-4 * limits.parallel // outer), _MOST_PARTS, longest)
     return parts if parts > 1 else 0
 
@@ -253,9 +254,10 @@ def two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int
 
     The second combines in the order of the parts, and computes all that follows.
     """
-    axis = max(kernel.reduce, key=lambda v: v.extent)
-    length = -(-axis.extent // parts)
-    parts = -(-axis.extent // length)
+    axis = max(kernel.reduce, key=lambda v: estimate(v.extent))
+    length = ceil_div(axis.extent, parts)
+    if not symbolic(length):  # else some of the last may be empty
+        parts = ceil_div(axis.extent, length)
     part = Var("part", parts)
     extents = tuple(v.extent for v in kernel.outer)
     here = flatten(tuple(Index.of(v) for v in kernel.outer), extents)

@@ -14,10 +14,11 @@ positive constant, or a number known only at run time. Every rule uses the range
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from simplegrad.compiler.symbolic import common_divisor, less, quotient, within
 
 _serial = itertools.count()
 
@@ -107,7 +108,7 @@ class Index:
     @staticmethod
     def of(value: int | Atom) -> Index:
         """Return the expression of one number or atom."""
-        if isinstance(value, int):
+        if not isinstance(value, (Var, Dyn, Div, Mod)):
             return Index((), value)
         if value.low == value.high:
             return Index((), value.low)
@@ -124,7 +125,7 @@ class Index:
         return " + ".join(parts + ([str(self.const)] if self.const or not parts else []))
 
     def __add__(self, other: Index | int) -> Index:
-        if isinstance(other, int):
+        if not isinstance(other, Index):
             return Index(self.terms, self.const + other) if other else self
         return _sum(list(self.terms) + list(other.terms), self.const + other.const)
 
@@ -140,13 +141,13 @@ class Index:
         if k == 1:
             return self
         whole, rest = self._split(k)
-        if rest.low >= 0 and rest.high < k:
+        if within(rest.low, rest.high, k):
             return whole
-        g = math.gcd(k, *[c for _, c in rest.terms if _divides(c, k)] or [k])
+        g = rest._grain(k)
         coarse, fine = rest._split(g)
-        if 1 < g < k and fine.low >= 0 and fine.high < g:
+        if g not in (1, k) and within(fine.low, fine.high, g):
             return whole + coarse // (k // g)
-        shift = rest.const // k
+        shift = quotient(rest.const, k)[0]
         rest = rest + -shift * k
         return whole + shift + Index.of(Div(rest, k))
 
@@ -154,34 +155,47 @@ class Index:
         if k == 1:
             return Index((), 0)
         _, rest = self._split(k)
-        if rest.low >= 0 and rest.high < k:
+        if within(rest.low, rest.high, k):
             return rest
-        g = math.gcd(k, *[c for _, c in rest.terms if _divides(c, k)] or [k])
+        g = rest._grain(k)
         coarse, fine = rest._split(g)
-        if 1 < g < k and fine.low >= 0 and fine.high < g:
+        if g not in (1, k) and within(fine.low, fine.high, g):
             return (coarse % (k // g)) * g + fine
-        rest = rest + -(rest.const // k) * k
-        if rest.low >= 0 and rest.high < k:
+        rest = rest + -quotient(rest.const, k)[0] * k
+        if within(rest.low, rest.high, k):
             return rest
         return Index.of(Mod(rest, k))
 
+    def _grain(self, k: int) -> int:
+        """Return a divisor of k and of all coefficients that have one in common with it."""
+        g = k
+        for _, c in self.terms:
+            if common_divisor(c, k) != 1:
+                g = common_divisor(g, c)
+        return g
+
     def _split(self, k: int) -> tuple[Index, Index]:
         """Return (a, b) with self = k*a + b, a as large as the coefficients show."""
-        whole = [(a, c // k) for a, c in self.terms if c % k == 0]
-        rest = [(a, c) for a, c in self.terms if c % k]
-        b = Index(tuple(rest), self.const % k)
-        a = Index(tuple(whole), self.const // k)
-        if b.low < 0 or b.high >= k:
+        whole, rest = [], []
+        for atom, c in self.terms:
+            times, left = quotient(c, k)
+            if left == 0:
+                whole.append((atom, times))
+            else:
+                rest.append((atom, c))
+        times, left = quotient(self.const, k)
+        b = Index(tuple(rest), left)
+        if not within(b.low, b.high, k):
             # Another representative of the constant may fit: -1*x + 3 within 0 … k-1.
             b2 = Index(tuple(rest), self.const)
-            if b2.low >= 0 and b2.high < k:
+            if within(b2.low, b2.high, k):
                 return Index(tuple(whole), 0), b2
             # So may what is left of every coefficient: 4*x = 3*x + x within 0 … 2 for k = 3.
-            b3 = Index(tuple((a, c % k) for a, c in rest), self.const % k)
-            if b3.high < k:
-                parts = [(a, c // k) for a, c in self.terms if c // k]
-                return Index(tuple(parts), self.const // k), b3
-        return a, b
+            pairs = [(a, *quotient(c, k)) for a, c in self.terms]
+            b3 = Index(tuple((a, r) for a, _, r in pairs if r != 0), left)
+            if within(b3.low, b3.high, k):
+                return Index(tuple((a, q) for a, q, _ in pairs if q != 0), times), b3
+        return Index(tuple(whole), times), b
 
     def substitute(self, changes: Mapping[Any, Index]) -> Index:
         """Return the expression with variables (and run-time values) replaced, simplified."""
@@ -224,10 +238,6 @@ class Index:
         return stride
 
 
-def _divides(c: int, k: int) -> bool:
-    return abs(c) > 1 and (k % c == 0 or math.gcd(c, k) > 1)
-
-
 def _sum(terms: list[tuple[Atom, int]], const: int) -> Index:
     merged: dict[Any, tuple[Atom, int]] = {}
     for atom, c in terms:
@@ -244,7 +254,7 @@ def _order(order: Any) -> Any:
 def _rejoin(terms: list[tuple[Atom, int]]) -> list[tuple[Atom, int]]:
     """Apply k*(x // k) + x % k = x where both stand side by side."""
     for i, (div, c) in enumerate(terms):
-        if not isinstance(div, Div) or c % div.k:
+        if not isinstance(div, Div) or quotient(c, div.k)[1] != 0:
             continue
         for j, (mod, d) in enumerate(terms):
             same = isinstance(mod, Mod) and mod.k == div.k and mod.index.key == div.index.key
@@ -268,12 +278,12 @@ class Guard:
     @property
     def always(self) -> bool:
         """Whether the ranges show that it holds."""
-        return self.low <= self.index.low and self.index.high < self.high
+        return less(self.low - 1, self.index.low) and less(self.index.high, self.high)
 
     @property
     def never(self) -> bool:
         """Whether the ranges show that it cannot hold."""
-        return self.index.high < self.low or self.index.low >= self.high
+        return less(self.index.high, self.low) or less(self.high - 1, self.index.low)
 
     def substitute(self, changes: Mapping[Any, Index]) -> Guard:
         """Return the guard with variables replaced."""

@@ -21,6 +21,7 @@ from simplegrad.compiler.kernel import (
     Arg,
     Value,
 )  # fmt: skip
+from simplegrad.compiler.symbolic import less
 from simplegrad.dtypes import DType
 from simplegrad.graph.node import Node, const_value
 
@@ -213,7 +214,7 @@ def _reshaped(outer: tuple[int, ...], inner: tuple[int, ...], position: Position
         while True:
             if a == b and (i > first_i or j > first_j) and a != 1:
                 break
-            if a <= b and i < len(outer):
+            if less(a, b + 1) and i < len(outer):
                 a *= outer[i]
                 i += 1
             elif j < len(inner):

@@ -8,6 +8,7 @@ from simplegrad.compiler.ctext import splat, vector
 from simplegrad.compiler.emit import Emitter
 from simplegrad.compiler.index import Index, Var, flatten
 from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.symbolic import symbolic
 from simplegrad.compiler.target import Target
 
 
@@ -107,8 +108,12 @@ class Nest:
     def comment(self, how: str) -> str:
         """Return one line for people."""
         kernel = self.kernel
-        outer = " x ".join(str(v.extent) for v in kernel.outer) or "1"
+        outer = " x ".join(map(_spelled, kernel.outer)) or "1"
         text = f"{kernel.name}: {outer} results"
         if kernel.reduce:
-            text += ", each over " + " x ".join(str(v.extent) for v in kernel.reduce)
+            text += ", each over " + " x ".join(map(_spelled, kernel.reduce))
         return f"{text}; {how}"
+
+
+def _spelled(var: Var) -> str:
+    return "n" if symbolic(var.extent) else str(var.extent)

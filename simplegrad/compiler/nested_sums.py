@@ -13,10 +13,10 @@ infinite or NaN factor B shows at the border.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from simplegrad import ops
+from simplegrad.compiler.symbolic import estimate
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, make, topological
@@ -70,7 +70,8 @@ def _joined(
     inner = new[id(source)]
     if source.op is not ops.SUM or source.buffer is not None or id(source) not in alone:
         return current
-    if not _of_products(inner, products) or node.srcs[0].size > _MOST_WORK * inner.size:
+    much = estimate(node.srcs[0].size) > _MOST_WORK * estimate(inner.size)
+    if not _of_products(inner, products) or much:
         return current
     if any(v.op is ops.PAD and float(v.arg[1]) != 0 for v in views):
         return current
@@ -130,6 +131,6 @@ def _lifted(view: Node, x: Node, rest: tuple[int, ...]) -> Node:
         return make(ops.PAD, (x,), ((*widths, *[(0, 0, 0)] * len(rest)), fill))
     shape, strides, offset = view.arg
     scale = size_of(rest)
-    own = [math.prod(rest[a + 1 :]) for a in range(len(rest))]
+    own = [size_of(rest[a + 1 :]) for a in range(len(rest))]
     steps = (*[s * scale for s in strides], *own)
     return build.as_strided(x, (*shape, *rest), steps, offset * scale)

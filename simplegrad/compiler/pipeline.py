@@ -28,6 +28,8 @@ from simplegrad.compiler.emit import Body
 from simplegrad.compiler.fuse import Group, Limits, fuse
 from simplegrad.compiler.groups import Lowered, lower, signature, two_stages
 from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.settle import settled
+from simplegrad.compiler.symbolic import current, estimate
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.verify import verify_kernel
 from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
@@ -134,14 +136,16 @@ def _kernels(
     """Lower, verify and render a group, or take the kernels of an equal group over its nodes."""
     structure, nodes = signature(group, roots)
     key = (target, limits, settings.current().fast_math, structure)
-    known = None if fresh else _known.get(key)
+    trace = current()
+    memory = trace.memory if trace else _known
+    known = None if fresh else memory.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
         lowered = [w for low in lower(group, roots, limits) for w in _stages(low, target)]
         _show("lower", [low.kernel for low in lowered])
         if settings.current().verify:
             for low in lowered:
-                verify_kernel(low.kernel)
+                verify_kernel(settled(low.kernel, trace.example) if trace else low.kernel)
         between = [n for low in lowered for n in low.nodes if id(n) not in numbers]
         numbers |= {id(n): -1 - i for i, n in enumerate(dict.fromkeys(between))}
         specs = {numbers[id(n)]: n.kind.spec for n in between}
@@ -151,9 +155,9 @@ def _kernels(
             specs,
         )  # fmt: skip
         if not fresh:
-            _known[key] = known
-        if len(_known) > _MOST_KNOWN:
-            _known.popitem(last=False)
+            memory[key] = known
+        if len(memory) > _MOST_KNOWN:
+            memory.popitem(last=False)
     # Between two stages stands memory that the graph does not know.
     scratch = {i: leaf(ops.BUFFER, spec.shape, spec.dtype) for i, spec in known.scratch.items()}
     result = []
@@ -260,7 +264,7 @@ def _batches(
         # Barriers stay out of conditions, even uniform ones: PoCL 3.0 gives wrong numbers there.
         alone = bool(bodies[i].template) or bodies[i].local_bytes > 0
         work = size_of(tuple(v.extent for v in axes))
-        small = fusion and not alone and work <= _SMALL_WORK
+        small = fusion and not alone and estimate(work) <= _SMALL_WORK
         batch, used = open_.get(levels[i], ([], room))
         if batch and bodies[batch[0]].group_size != bodies[i].group_size:
             batch = []

@@ -17,6 +17,7 @@ from simplegrad.compiler.ctext import unsigned, vector
 from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Var
 from simplegrad.compiler.kernel import APPLY, CONST, INDEX, Kernel, Value
+from simplegrad.compiler.symbolic import ceil_div, estimate
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.template import Holes, flattened
 from simplegrad.graph.infer import size_of
@@ -57,7 +58,8 @@ def match(kernel: Kernel, target: Target) -> Scatter | None:
             continue
         work = size_of(tuple(v.extent for v in (*kernel.outer, *kernel.reduce)))
         outside = deps[id(at)] - set(kernel.reduce)
-        if outside or e.extent <= _LEAST_PLACES or work < _LEAST_WORK:
+        few = estimate(e.extent) <= _LEAST_PLACES or estimate(work) < _LEAST_WORK
+        if outside or few:
             return None
         tail = [v for v in kernel.outer if v is not e]
         rewriter, (e, t, r) = flattened({"e": [e], "t": tail, "r": list(kernel.reduce)})
@@ -81,11 +83,15 @@ def render(scatter: Scatter, target: Target) -> Body:
     """Return the filled template."""
     kernel, (e, t) = scatter.kernel, (scatter.e.extent, scatter.t.extent)
     dtype = scatter.row.dtype
-    wide = dtype.is_float and t >= target.vector_width and unit_axis(scatter.row, (scatter.t,)) == 1
+    wide = (
+        dtype.is_float
+        and estimate(t) >= target.vector_width
+        and unit_axis(scatter.row, (scatter.t,)) == 1
+    )
     lanes = target.vector_width if wide else 1
-    tb = min(t, _MOST_SUMS // 8)
-    eb = min(max(_MOST_SUMS // tb, 1), -(-e // (4 * target.compute_units)))
-    blocks = -(-t // tb)
+    tb = min(estimate(t), _MOST_SUMS // 8)
+    eb = min(max(_MOST_SUMS // tb, 1), ceil_div(estimate(e), 4 * target.compute_units))
+    blocks = ceil_div(t, tb)
     holes = Holes(kernel, {"e": scatter.e, "t": scatter.t, "r": scatter.r}, lanes, target.family)
     holes.load("LOAD_AT", scatter.at, ("r",))
     holes.load("LOAD_ROW", scatter.row, ("r", "t"))
@@ -100,8 +106,9 @@ def render(scatter: Scatter, target: Target) -> Body:
         defines["LANES_AT"] = f"{vector(dtype.compute, lanes)}_at"
     holes.store("STORE", ("e", "t"), "", f"{dtype.compute} acc", _bind_sum)
     return Body(
-        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=-(-e // eb) * blocks,
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=ceil_div(e, eb) * blocks,
         group_size=1, template=holes.program("scatter_add", defines), origin="scatter_add",
+        index_type=holes.ctype,
     )  # fmt: skip
 
 

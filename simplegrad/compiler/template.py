@@ -13,6 +13,8 @@ from simplegrad.compiler.groups import Rewriter
 from simplegrad.compiler.index import Index, Var
 from simplegrad.compiler.kernel import Kernel, Value
 from simplegrad.compiler.sources import kernel_source
+from simplegrad.compiler.symbolic import names_in, symbolic
+from simplegrad.errors import VerifyError
 from simplegrad.graph.infer import size_of
 
 
@@ -76,6 +78,28 @@ def _spread(var: Var, parts: Sequence[Var], changes: dict[Var, Index]) -> None:
         rest = rest // part.extent
 
 
+@dataclass(frozen=True)
+class _Function:
+    """What fills a hole; every function takes all parameters of the kernel before its own."""
+
+    hole: str
+    ctype: str
+    own: list[str]
+    arguments: list[str]
+    lines: list[str]
+
+    def definition(self, parameters: Sequence[str]) -> str:
+        """Return the function."""
+        listed = ", ".join([*parameters, *self.own])
+        head = f"static inline {self.ctype} sg_{self.hole.lower()}({listed})"
+        return "\n".join([head, "{", *["  " + line for line in self.lines], "}"])
+
+    def macro(self, names: Sequence[str]) -> str:
+        """Return the definition of the hole, which calls the function."""
+        listed, own = ", ".join([*names, *self.arguments]), ", ".join(self.arguments)
+        return f"#define {self.hole}({own}) sg_{self.hole.lower()}({listed})"
+
+
 class Holes:
     """The functions that a template calls to load and store.
 
@@ -87,11 +111,10 @@ class Holes:
         self, kernel: Kernel, axes: Mapping[str, Var | Flat], lanes: int, family: str
     ) -> None:
         self.kernel, self.axes, self.lanes, self.family = kernel, axes, lanes, family
-        self.functions: list[str] = []
+        self.functions: list[_Function] = []
         self.helpers: dict[str, None] = {}
-        self.macros: dict[str, str] = {}
-        self.parameters = ", ".join(parameter(a.name, a.role, a.dtype) for a in kernel.args)
-        self.names = ", ".join(a.name for a in kernel.args)
+        self.ctype = "int"
+        """The type of index arithmetic."""
 
     def _emitter(self, along: Sequence[str], wide: str) -> Emitter:
         emitter = Emitter(self.kernel, self.family)
@@ -148,25 +171,34 @@ class Holes:
     ) -> None:
         emitter.close()
         self.helpers.update(emitter.helpers)
-        name = "sg_" + hole.lower()
-        own = [f"{emitter.int_type} {v}" for v in along] + ([given] if given else [])
+        self.ctype = emitter.int_type
         lines = [*emitter.finish(), *([last] if last else [])]
         lines = [re.sub(r"\$(\d+)", self._argument, line) for line in lines]
-        head = f"static inline {ctype} {name}({', '.join([self.parameters, *own])})"
-        self.functions.append("\n".join([head, "{", *["  " + x for x in lines], "}"]))
-        arguments = ", ".join([*along, *([re.split(r"\W+", given)[-1]] if given else [])])
-        self.macros[f"{hole}({arguments})"] = f"{name}({self.names}, {arguments})"
+        own = [f"{emitter.int_type} {v}" for v in along] + ([given] if given else [])
+        arguments = [*along, *([re.split(r"\W+", given)[-1]] if given else [])]
+        self.functions.append(_Function(hole, ctype, own, arguments, lines))
 
     def _argument(self, match: re.Match[str]) -> str:
         return self.kernel.args[int(match.group(1))].name
 
     def program(self, stem: str, defines: Mapping[str, object]) -> str:
         """Return the whole program: parameters, functions, then the template as it stands."""
+        text = kernel_source(stem)
+        for name, value in defines.items():
+            # The preprocessor takes the name of a parameter for 0.
+            if symbolic(value) and re.search(rf"^ *#(el)?if .*\b{name}\b", text, re.M):
+                raise VerifyError(f"template: {stem}.cl must know {name}, which is {value!r}")
         lines = [f"// {self.kernel.name}: filled from kernels/{stem}.cl"]
         lines += [f"#define {k} {v}" for k, v in defines.items()]
+        inside = [line for function in self.functions for line in function.lines]
+        numbers = list(names_in([*lines, *inside]))
+        parameters = [parameter(a.name, a.role, a.dtype) for a in self.kernel.args]
+        parameters += [f"const {self.ctype} {name}" for name in numbers]
+        names = [*[a.name for a in self.kernel.args], *numbers]
         lines.append(f"#define KERNEL_NAME {self.kernel.name}")
-        lines.append(f"#define PARAMS {self.parameters}")
-        lines += [f"#define {k} {v}" for k, v in self.macros.items()]
+        lines.append(f"#define PARAMS {', '.join(parameters)}")
+        lines += [function.macro(names) for function in self.functions]
         if any(a.dtype.compute == "double" for a in self.kernel.args):
             lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
-        return "\n".join([*lines, *self.helpers, *self.functions, kernel_source(stem)])
+        bodies = [function.definition(parameters) for function in self.functions]
+        return "\n".join([*lines, *self.helpers, *bodies, text])

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from simplegrad.compiler.ctext import width
+from simplegrad.compiler.symbolic import ceil_div, estimate, symbolic
 from simplegrad.compiler.target import Target, Winner
 
 Recipe = dict[str, int]
@@ -69,7 +70,13 @@ def candidates(shape: Shape, target: Target) -> list[Tile]:
 
 
 def choose(shape: Shape, target: Target) -> Tile:
-    """Return the tile that a template works in: the tuned one, or the default."""
+    """Return the tile that a template works in: the tuned one, or the default.
+
+    Extents that stand for any number are taken to be typical; the launch grows with them.
+    """
+    if any(map(symbolic, shape.extents)):
+        tile = choose(replace(shape, extents=tuple(map(estimate, shape.extents))), target)
+        return replace(tile, groups=_groups(tile, shape.extents))
     default = candidates(shape, target)[0]
     winner = _winners(target.tuned).get(shape_class(shape))
     if winner is None:
@@ -85,6 +92,18 @@ def choose(shape: Shape, target: Target) -> Tile:
         return replace(default, why=f"default; the tuned {winner.recipe} is not offered here")
     how = f"{winner.gain:.2f} times as fast as the default"
     return replace(_fitted(recipe, shape, target), why=f"tuned on {winner.date}: {how}")
+
+
+def _groups(tile: Tile, extents: tuple[int, ...]) -> int:
+    """Return the work-groups that a tile takes for other extents."""
+    number = tile.parameters
+    rows, columns = ("TI", "TJ") if tile.stem == "as_strided" else ("MB", "NB")
+    if tile.stem == "einsum_gpu":
+        rows, columns = "TM", "TN"
+    tiles = extents[0] * number.get("SPLIT_K", 1)
+    for extent, name in ((extents[1], rows), (extents[2], columns)):
+        tiles *= ceil_div(extent, number[name]) if name in number else 1
+    return ceil_div(tiles, number.get("TILES", number.get("TILES_PER_ITEM", 1)))
 
 
 def _fitted(recipe: Recipe, shape: Shape, target: Target) -> Tile:

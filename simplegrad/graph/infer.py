@@ -115,7 +115,7 @@ def _expand(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     lead = len(arg) - len(shape)
     if (
         lead < 0
-        or min(arg, default=0) < 0
+        or any(n < 0 for n in arg)
         or any(n not in (1, m) for n, m in zip(shape, arg[lead:], strict=True))
     ):
         raise ShapeError(f"broadcast_to: shape {shape} does not broadcast to {arg}")

@@ -75,7 +75,7 @@ class Node:
     buffer: Any
     """The data on the device once there is any, contiguous in row-major order."""
     value: Any
-    """The number of a SCALAR."""
+    """The number of a SCALAR or CONST."""
     holders: int
     """How many live tensors refer to this node; such a node keeps its buffer."""
     tracks: bool
@@ -201,7 +201,9 @@ def const(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
     dtype = spec.dtype
     value = float(value) if dtype.is_float else (bool(value) if dtype.kind == "b" else int(value))
     # repr keeps -0.0 and nan apart from 0.0, which the interning dictionary would not.
-    return leaf_of(ops.CONST, spec, repr(value), device)
+    node = leaf_of(ops.CONST, spec, repr(value), device)
+    node.value = value
+    return node
 
 
 def const_value(node: Node) -> bool | int | float:

@@ -18,31 +18,47 @@ from simplegrad.runtime import profile
 from simplegrad.runtime.device import Device
 
 
+class _Kernel:
+    """A kernel object and the arguments set last; plans of other shapes may share it."""
+
+    __slots__ = ("last", "raw", "set_number", "sizes")
+
+    def __init__(self, raw: Any, count: int) -> None:
+        self.raw = raw
+        self.last: list[Any] = [None] * count
+        # PyOpenCL's set_arg tries every kind of memory object before a number: 16 us against 0.2.
+        self.set_number = getattr(raw, "_set_arg_buf", raw.set_arg)
+        self.sizes: tuple[Any, ...] = ()
+
+
 class _Step:
-    """One launch with its kernel object and the arguments set last."""
+    """One launch with its kernel."""
 
     __slots__ = (
-        "buffers", "global_size", "kernel", "last", "launch", "local_size", "numbers", "release",
-        "set_number",
+        "buffers", "global_size", "kernel", "launch", "local_size", "numbers", "release", "sizes",
     )  # fmt: skip
 
-    def __init__(self, launch: Launch, kernel: Any, scalars: set[int]) -> None:
+    def __init__(self, launch: Launch, kernel: _Kernel, scalars: set[int]) -> None:
         self.launch, self.kernel = launch, kernel
         slots = list(enumerate(launch.slots))
         self.buffers = [(i, slot) for i, slot in slots if slot not in scalars]
         self.numbers = [(i, slot) for i, slot in slots if slot in scalars]
-        # PyOpenCL's set_arg tries every kind of memory object before a number: 16 us against 0.2.
-        self.set_number = getattr(kernel, "_set_arg_buf", kernel.set_arg)
-        self.last: list[Any] = [None] * len(slots)
+        self.sizes = tuple([_SIZES[ctype](n) for n, ctype in launch.source.numbers])
         self.global_size = (launch.source.global_size,)
         self.local_size = (launch.source.local_size,)
         self.release = launch.release
 
+    def set_sizes(self) -> None:
+        """Set the arguments that differ from shape to shape; they follow all others."""
+        for i, size in enumerate(self.sizes, len(self.launch.slots)):
+            self.kernel.set_number(i, size)
+        self.kernel.sizes = self.sizes
+
 
 class Plan:
-    """The launches of one `Program` on one device."""
+    """The launches of one `Program` on one device; `like` is a plan of it for other shapes."""
 
-    def __init__(self, program: Program, device: Device) -> None:
+    def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
         self._leaves = [(i, s.position) for i, s in enumerate(program.slots) if s.role == "leaf"]
         self._scalars = [
@@ -52,8 +68,13 @@ class Plan:
         self._numbers: dict[int, tuple[Any, Any]] = {i: (None, None) for i, _, _ in self._scalars}
         self._fresh = {i: s.nbytes for i, s in enumerate(program.slots) if s.role in _FRESH}
         self.steps: list[_Step] = []
-        for launch in program.launches:
-            kernel = device.compile(launch.source.text).kernel(launch.source.kernel_name)
+        for i, launch in enumerate(program.launches):
+            if like is not None:
+                kernel = like.steps[i].kernel
+            else:
+                source = launch.source
+                raw = device.compile(source.text).kernel(source.kernel_name)
+                kernel = _Kernel(raw, len(launch.slots))
             self.steps.append(_Step(launch, kernel, set(self._numbers)))
 
     def run(self, order: Sequence[Node], counted: bool = True) -> list[Any]:
@@ -69,7 +90,9 @@ class Plan:
         with device.lock:
             self._bind_numbers(order, bound)
             for step in self.steps:
-                kernel, last = step.kernel, step.last
+                kernel, last = step.kernel.raw, step.kernel.last
+                if step.sizes is not step.kernel.sizes:
+                    step.set_sizes()
                 for i, slot in step.buffers:
                     buffer = bound[slot]
                     if buffer is None:
@@ -80,7 +103,7 @@ class Plan:
                 for i, slot in step.numbers:
                     number = bound[slot]
                     if number is not last[i]:
-                        step.set_number(i, number)
+                        step.kernel.set_number(i, number)
                         last[i] = number
                 if timed:
                     span = device.launch_timed(kernel, step.global_size, step.local_size)
@@ -124,6 +147,7 @@ class Plan:
 
 
 _FRESH = ("temp", "out")
+_SIZES = {"int": np.int32, "long": np.int64}
 
 
 def scalar_argument(value: bool | int | float, dtype: dtypes.DType) -> Any:

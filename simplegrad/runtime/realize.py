@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops, settings
+from simplegrad.compiler.generic import Family, structure
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.target import Target
 from simplegrad.dtypes import DType
-from simplegrad.errors import DeviceError
+from simplegrad.errors import BuildError, DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
 from simplegrad.runtime import devices, selftest, tuner
@@ -23,6 +24,7 @@ from simplegrad.runtime.plan import Plan
 
 _MAX_PLANS = 512
 _plans: OrderedDict[tuple[Any, ...], Plan] = OrderedDict()
+_families: OrderedDict[tuple[Any, ...], Family] = OrderedDict()
 _lock = threading.RLock()
 
 
@@ -112,20 +114,15 @@ def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list
 def plan_of(
     order: Sequence[Node], key: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
 ) -> Plan:
-    """Return the plan for a structure, compiled on first sight."""
+    """Return the plan for a structure and its shapes, compiled on first sight."""
     current = settings.current()
     with _lock:
         full = _full_key(device, current, key)
         plan = _plans.get(full)
         if plan is None:
-            target = target_of(device)
-            program = compile_graph(order, kept, target, current.fusion)
-            if selftest.distrusted(device, program, target):
-                program = compile_graph(order, kept, target_of(device), current.fusion)
-            if current.tune and tuner.tune_program(device, program, target_of(device)):
-                program = compile_graph(order, kept, target_of(device), current.fusion)
-                full = _full_key(device, current, key)
-            plan = _plans[full] = Plan(program, device)
+            plan = _new_plan(order, kept, device)
+            full = _full_key(device, current, key)  # measuring may have found other tiles
+            _plans[full] = plan
             while len(_plans) > _MAX_PLANS:
                 _plans.popitem(last=False)
         else:
@@ -138,6 +135,33 @@ def _full_key(
 ) -> tuple[Any, ...]:
     chosen = (current.fusion, current.kernels, current.fast_math, current.tune)
     return (device.identity, *chosen, tuner.winners(device), key)
+
+
+def _new_plan(order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice) -> Plan:
+    """Return the plan for shapes not seen before: compiled in if they are the structure's first."""
+    fusion, target = settings.current().fusion, target_of(device)
+    key, numbers = structure(order, kept)
+    head = (device.identity, fusion, target, settings.current().fast_math)
+    family = _families.setdefault((*head, key), Family())
+    _families.move_to_end((*head, key))
+    while len(_families) > _MAX_PLANS:
+        _families.popitem(last=False)
+    generic = family.find(numbers) or family.generalise(order, kept, numbers, target, fusion)
+    program = generic.instance(numbers) if generic else compile_graph(order, kept, target, fusion)
+    if selftest.distrusted(device, program, target):
+        return _new_plan(order, kept, device)  # for a target that trusts the template no more
+    if settings.current().tune and tuner.tune_program(device, program, target_of(device)):
+        return _new_plan(order, kept, device)  # in the tiles that were found
+    try:
+        plan = Plan(program, device, generic.first if generic else None)
+    except BuildError:
+        if generic is None or settings.current().verify:
+            raise
+        family.reject(generic)
+        return _new_plan(order, kept, device)
+    if generic and generic.first is None:
+        generic.first = plan
+    return plan
 
 
 def target_of(device: OpenCLDevice) -> Target:

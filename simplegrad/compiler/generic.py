@@ -1,0 +1,320 @@
+"""One program for all shapes of a graph structure.
+
+A graph's *structure* is what is left when the extents, offsets, strides and constants that may
+vary are taken out of it; these are its *numbers* (0, 1 and -1 stay: they are structure). The first
+numbers of a structure are compiled in. When others show up, those that differ become symbols, or
+polynomials of symbols as far as the numbers seen show a relation, the graph is rebuilt over them,
+and the compiler runs once more (see `symbolic`). Any later numbers that fit the relations and the
+guards are an *instance*: sizes of buffers, launches and kernel arguments are worked out, nothing
+is scheduled, rendered or compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from simplegrad import ops, settings
+from simplegrad.compiler import symbolic
+from simplegrad.compiler.pipeline import Launch, Program, compile_graph
+from simplegrad.compiler.symbolic import Trace, symbol
+from simplegrad.compiler.target import Target
+from simplegrad.graph.node import Kind, Node, const_value, leaf, leaf_of, make, scalar
+
+_MOST_SAMPLES = 8
+_MOST_PROGRAMS = 8
+_MOST_FAILURES = 3
+_TYPICAL = 64
+_REACH = 64
+"""A program serves extents up to this many times those it was made for."""
+_MOST_KINDS = 50_000
+
+Numbers = tuple[Any, ...]
+"""Ints, and the texts of constants."""
+
+_WITH_NUMBERS = frozenset(
+    {ops.RESHAPE, ops.EXPAND, ops.SLICE, ops.PAD, ops.AS_STRIDED, ops.IOTA, ops.SCATTER_ADD}
+)
+
+
+class _Hole:
+    """Where a number stands in the argument of an operation."""
+
+    def __repr__(self) -> str:
+        return "hole"
+
+
+_HOLE = _Hole()
+
+
+# Structure and numbers ----------------------------------------------------------------------------
+
+_described: dict[int, tuple[Any, Numbers]] = {}
+
+
+def structure(order: Sequence[Node], kept: Sequence[Node]) -> tuple[Any, Numbers]:
+    """Return a graph's structure, as a key, and its numbers; `order` is topological."""
+    key: list[Any] = []
+    numbers: list[Any] = []
+    place: dict[int, int] = {}
+    for node in order:
+        place[id(node)] = len(place)
+        if node.buffer is not None:
+            shape = node.kind.spec.shape
+            key += [node.kind.spec.dtype, *[n if n < 2 else _HOLE for n in shape]]
+            numbers += [n for n in shape if n > 1]
+            continue
+        found = _described.get(node.kind.id) or _describe(node.kind)
+        key.append(found[0])
+        key += [place[id(s)] for s in node.srcs]
+        numbers += found[1]
+    key.append(tuple(place[id(n)] for n in kept))
+    return tuple(key), tuple(numbers)
+
+
+def _describe(kind: Kind) -> tuple[Any, Numbers]:
+    numbers: list[Any] = []
+    arg = kind.arg
+    if kind.op in _WITH_NUMBERS:
+        arg = _taken_out(arg, numbers)
+    elif kind.op is ops.CONST:
+        arg = _HOLE
+        numbers.append(kind.arg)
+    shape = _taken_out(kind.spec.shape, numbers) if not kind.ins else ()
+    if len(_described) > _MOST_KINDS:
+        _described.clear()
+    found = ((kind.op.name, arg, kind.spec.dtype, shape), tuple(numbers))
+    _described[kind.id] = found
+    return found
+
+
+def _taken_out(arg: Any, numbers: list[Any]) -> Any:
+    if isinstance(arg, tuple):
+        return tuple(_taken_out(a, numbers) for a in arg)
+    if not isinstance(arg, int) or abs(arg) < 2:
+        return arg
+    numbers.append(arg)
+    return _HOLE
+
+
+def _put_back(arg: Any, numbers: Iterator[Any]) -> Any:
+    if isinstance(arg, tuple):
+        return tuple(_put_back(a, numbers) for a in arg)
+    return next(numbers) if arg is _HOLE else arg
+
+
+def _rebuilt(order: Sequence[Node], numbers: Sequence[Any]) -> list[Node]:
+    """Return the graph over other numbers; a constant that varies becomes a kernel argument."""
+    left = iter(numbers)
+    new: dict[int, Node] = {}
+    for node in order:
+        if node.buffer is not None:
+            shape = tuple(n if n < 2 else next(left) for n in node.shape)
+            copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
+            copy.buffer = node.buffer
+        else:
+            (_, arg, _, shape), _ = _describe(node.kind)
+            arg = _put_back(arg, left)
+            spec = type(node.kind.spec).of(_put_back(shape, left), node.dtype)
+            if node.srcs:
+                copy = make(node.op, tuple([new[id(s)] for s in node.srcs]), arg, node.device)
+            elif node.op is ops.CONST and arg is None:
+                copy = scalar(const_value(node), spec, node.device)
+            else:
+                copy = leaf_of(node.op, spec, arg, node.device)
+                copy.value = node.value
+        copy.line = node.line
+        new[id(node)] = copy
+    return [new[id(n)] for n in order]
+
+
+# Relations ----------------------------------------------------------------------------------------
+
+
+class _NoFit(Exception):
+    """The numbers vary in a way that no program can follow."""
+
+
+def _relations(samples: Sequence[Numbers]) -> tuple[list[Any], list[int]]:
+    """Return every number as an expression of symbols, and the place of each symbol's own number.
+
+    What never varied is itself; a constant that varied is None.
+    """
+    columns = list(zip(*samples, strict=True))
+    found: dict[tuple[Any, ...], Any] = {}
+    bases: list[tuple[int, ...]] = []
+    ordered = dict.fromkeys(c for c in columns if len(set(c)) > 1)
+    for column in sorted((c for c in ordered if isinstance(c[0], int)), key=lambda c: c[-1]):
+        related = _related(column, bases)
+        if related is None:
+            if min(column) < 2:
+                raise _NoFit
+            related = symbol(len(bases))
+            bases.append(column)
+        found[column] = related
+    results = [found.get(c) if len(set(c)) > 1 else c[0] for c in columns]
+    return results, [columns.index(b) for b in bases]
+
+
+def _related(column: tuple[int, ...], bases: Sequence[tuple[int, ...]]) -> Any:
+    """Return k*a, k*a*b, a + k or k*a + l over earlier columns, or None."""
+    symbols = [symbol(i) for i in range(len(bases))]
+    terms = list(zip(symbols, bases, strict=True))
+    for i, (a, values) in enumerate(list(terms)):
+        for b, others in terms[: i + 1]:
+            terms.append((a * b, tuple(x * y for x, y in zip(values, others, strict=True))))
+    for term, values in terms:
+        times = column[0] // values[0]
+        if times and all(c == times * v for c, v in zip(column, values, strict=True)):
+            return term * times
+    for a, values in zip(symbols, bases, strict=True):
+        steps = [(c - column[0], v - values[0]) for c, v in zip(column, values, strict=True)]
+        times = next((c // v for c, v in steps if v), 0)
+        # Two samples lie on some line in any case.
+        if times and (times == 1 or len(column) > 2) and all(c == times * v for c, v in steps):
+            return a * times + (column[0] - times * values[0])
+    return None
+
+
+# Programs -----------------------------------------------------------------------------------------
+
+
+@dataclass(eq=False)
+class Generic:
+    """A program whose sizes are expressions, and which numbers it serves."""
+
+    program: Program
+    bases: tuple[int, ...]
+    limits: tuple[int, ...]
+    expected: Callable[..., Numbers]
+    """The numbers of the graph, given those of the symbols; None where any constant will do."""
+    holds: Callable[..., tuple[bool, ...]]
+    sizes: Callable[..., tuple[int, ...]]
+    first: Any = None
+    """For the runtime: the plan of the first instance, which owns the kernels."""
+
+    def serves(self, numbers: Numbers) -> bool:
+        """Return whether the program computes a graph of these numbers."""
+        values = [numbers[place] for place in self.bases]
+        if any(not 2 <= v <= most for v, most in zip(values, self.limits, strict=True)):
+            return False
+        for want, number in zip(self.expected(*values), numbers, strict=True):
+            if want != number and want is not None:
+                return False
+        return all(self.holds(*values))
+
+    def instance(self, numbers: Numbers) -> Program:
+        """Return the program for numbers that it serves: plain ints everywhere.
+
+        What no symbol changes is shared with all other instances.
+        """
+        sizes = iter(self.sizes(*[numbers[place] for place in self.bases]))
+        result = Program(list(self.program.slots), [], self.program.results)
+        for number in _varying_slots(self.program):
+            result.slots[number] = replace(result.slots[number], nbytes=next(sizes))
+        for launch in self.program.launches:
+            if any(map(symbolic.symbolic, _launch_sizes(launch))):
+                source = replace(
+                    launch.source,
+                    global_size=next(sizes),
+                    numbers=tuple([(next(sizes), ctype) for _, ctype in launch.source.numbers]),
+                )
+                read, written = next(sizes), next(sizes)
+                launch = replace(launch, source=source, bytes_read=read, bytes_written=written)
+            result.launches.append(launch)
+        return result
+
+
+def _varying_slots(program: Program) -> list[int]:
+    return [i for i, slot in enumerate(program.slots) if symbolic.symbolic(slot.nbytes)]
+
+
+def _launch_sizes(launch: Launch) -> list[int]:
+    source = launch.source
+    numbers = [n for n, _ in source.numbers]
+    return [source.global_size, *numbers, launch.bytes_read, launch.bytes_written]
+
+
+def _sizes(program: Program) -> list[int]:
+    """Return what an instance has to work out, in its order."""
+    found = [program.slots[i].nbytes for i in _varying_slots(program)]
+    for launch in program.launches:
+        own = _launch_sizes(launch)
+        found += own if any(map(symbolic.symbolic, own)) else []
+    return found
+
+
+class Family:
+    """All shapes of one graph structure: the numbers seen, and the programs made for many."""
+
+    def __init__(self) -> None:
+        self.samples: list[Numbers] = []
+        self.programs: list[Generic] = []
+        self.failures = 0
+
+    def find(self, numbers: Numbers) -> Generic | None:
+        """Return a program that serves these numbers."""
+        for generic in self.programs:
+            if generic.serves(numbers):
+                return generic
+        return None
+
+    def generalise(
+        self, order: Sequence[Node], kept: Sequence[Node], numbers: Numbers, target: Target,
+        fusion: bool,
+    ) -> Generic | None:  # fmt: skip
+        """Return a new program for these numbers and others; None for the first, or if none fits.
+
+        What cannot be compiled for unknown numbers is compiled for those at hand.
+        """
+        self.samples = [*self.samples[:1], *self.samples[1:][1 - _MOST_SAMPLES :], numbers]
+        full = len(self.programs) >= _MOST_PROGRAMS or self.failures >= _MOST_FAILURES
+        if len(set(self.samples)) < 2 or full:
+            return None
+        try:
+            generic = _compiled(self.samples, order, kept, target, fusion)
+        except Exception as error:  # nobody's program may fail for being asked twice
+            if settings.current().verify and not isinstance(error, _NoFit):
+                raise
+            self.failures += 1
+            return None
+        self.programs.append(generic)
+        return generic
+
+    def reject(self, generic: Generic) -> None:
+        """Forget a program that the driver refused, and make no other."""
+        self.programs.remove(generic)
+        self.failures = _MOST_FAILURES
+
+
+def _compiled(
+    samples: Sequence[Numbers], order: Sequence[Node], kept: Sequence[Node], target: Target,
+    fusion: bool,
+) -> Generic:  # fmt: skip
+    expressions, bases = _relations(samples)
+    columns = [[s[place] for s in samples] for place in bases]
+    typical = [max(*column, _TYPICAL) for column in columns]
+    limits = tuple(_REACH * n for n in typical)
+    with Trace([c[-1] for c in columns], typical, limits) as trace:
+        trace.unifies = True
+        new = _rebuilt(order, expressions)
+        trace.unifies = False
+        place = {id(n): i for i, n in enumerate(order)}
+        targets = [new[place[id(n)]] for n in kept]
+        program = compile_graph(new, targets, target, fusion)
+        texts = [symbolic.source(n) for n in _sizes(program)]
+    count = len(bases)
+    return Generic(
+        program,
+        tuple(bases),
+        limits,
+        symbolic.function(count, [_literal(e) for e in expressions]),
+        symbolic.function(count, trace.guards),
+        symbolic.function(count, texts),
+    )
+
+
+def _literal(expression: Any) -> str:
+    number = symbolic.is_number(expression)
+    return symbolic.source(expression) if number else repr(expression)
