@@ -84,6 +84,7 @@ CASES = {
     "einsum_cpu_skinny outer": _product(((133, 3), (210, 3)), (0, 1), (2, 1), (0, 2)),
     "einsum_gpu": _SQUARE,
     "scatter_add": _scattered(),
+    "scatter_add_gpu": _scattered(),
     "as_strided cpu": _turned(),
     "as_strided gpu": _turned(),
 }

@@ -67,7 +67,7 @@ def test_dtypes(cl_device: Any, dtype: str) -> None:
     a, b = (RNG.integers(-2, 3, s).astype(np.float32) for s in ((20, 9000), (9000, 24)))
     x, y = (Tensor(v, dtype=dtype, requires_grad=False) for v in (a, b))
     got = sg.einsum("ik,kj->ij", x, y)
-    assert "launch 1:" in sg.explain(got)
+    assert sg.explain(got).startswith("2 launches ")
     # Sums of small integers are exact in any order, before one rounding to the dtype.
     exact = Tensor(a @ b, requires_grad=False).cast(dtype).numpy()
     np.testing.assert_array_equal(got.numpy(), exact)
@@ -76,7 +76,7 @@ def test_dtypes(cl_device: Any, dtype: str) -> None:
 def test_short_sums_and_wide_results_stay_whole(cl_device: Any) -> None:
     for m, k, n in ((64, 500, 64), (600, 4096, 600)):
         x, y = Tensor(np.ones((m, k), np.float32)), Tensor(np.ones((k, n), np.float32))
-        assert "launch 1:" not in sg.explain(x @ y)
+        assert sg.explain(x @ y).startswith("1 launch ")
 
 
 @pytest.mark.parametrize("columns", [16, 33])
@@ -89,5 +89,5 @@ def test_long_columns_are_cut(cl_device: Any, family: str, columns: int) -> None
         (x.max(0), a.max(0)),
         (x.argmax(0), a.argmax(0)),
     ):
-        assert "launch 1:" in sg.explain(result)
+        assert sg.explain(result).startswith("2 launches ")
         np.testing.assert_allclose(result.numpy(), want, rtol=1e-3, atol=0.05)
