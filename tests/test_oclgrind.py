@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import dataclasses
 import numpy as np
 import simplegrad as sg
 from simplegrad import Tensor
@@ -50,6 +51,12 @@ with sg.device("opencl:oclgrind") as device:
     device.verdicts.update(dict.fromkeys(selftest.CASES, True))  # too long for the interpreter
     for name, case in templates.items():
         assert name in sg.explain(case()), name
+    if {family!r} == "gpu":  # the template for matrix units, its instruction emulated
+        device.limits = dataclasses.replace(device.limits, mma="emulated")
+        halves = [Tensor(v, dtype="float16", requires_grad=False) for v in (a, b)]
+        cases["mma"] = lambda: halves[0].cast("float32") @ halves[1].cast("float32")
+        wanted["mma"] = a.astype(np.float16).astype(np.float32) @ b.astype(np.float16).astype(np.float32)
+        assert "kernels/einsum_mma" in sg.explain(cases["mma"]())
     for name, case in cases.items():
         np.testing.assert_allclose(case().numpy(), wanted[name], rtol=1e-4, atol=1e-3, err_msg=name)
 print("done")

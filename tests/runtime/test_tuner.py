@@ -131,9 +131,10 @@ def test_cases_meet_the_class_that_they_stand_for(
             assert tuner._checked(fresh, case, order, target) is not None
 
 
-def test_usual_shapes_can_be_measured(fresh: Any) -> None:
+def test_usual_shapes_can_be_measured(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fresh, "limits", replace(fresh.limits, mma="emulated"))
     for family in ("cpu", "gpu"):
-        shapes = tuner.usual_shapes(family)
+        shapes = tuner.usual_shapes(family, mma=True)
         assert len({tiles.shape_class(s) for s in shapes}) == len(shapes)
         with settings.override(kernels=family):
             target = realize.target_of(fresh)
