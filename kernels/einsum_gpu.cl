@@ -14,11 +14,13 @@
 //     column(j) = (j / VW) * WN * VW + x * VW + j % VW       (x = local id % WN)
 // so that the work-items of a sub-group read neighbouring vectors of b_tile and store
 // neighbouring vectors of C. The next step's elements are fetched into registers while this
-// step is computed.
+// step is computed, and go to the other half of the local tiles where BUFFERS is 2: then one
+// barrier a step is enough.
 //
 // Launch: one dimension. Local size (WM*WN); global size (GROUPS * WM*WN), where
 //   GROUPS = BATCH * SPLIT_K * ceil(M/TM) * ceil(N/TN); groups are numbered with n fastest:
 //   group = ((b * SPLIT_K + split) * ceil(M/TM) + m_tile) * ceil(N/TN) + n_tile
+// Large results: TM = TN = 128, TK = 8, WM = WN = 16 (8x8 sums a work-item).
 // Small results: TM = TN = 16, WM = WN = 8, VW = 2 (64 work-items, 2x2 sums each), with SPLIT_K
 //   where k is long; it also suits devices with a work-group limit of 64.
 // Source of the method: V. Volkov and J. Demmel, "Benchmarking GPUs to Tune Dense Linear
@@ -62,6 +64,9 @@
 #ifndef WN
 #define WN 16         // work-items along n
 #endif
+#ifndef BUFFERS
+#define BUFFERS 1     // 2: a step is computed while the next one's tiles are written
+#endif
 #ifndef PAD
 #define PAD VW        // elements between rows of the local tiles, against bank conflicts
 #endif
@@ -79,6 +84,8 @@
 #endif
 
 #define WORK_ITEMS (WM * WN)
+#define A_TILE (TK * (TM + PAD))
+#define B_TILE (TK * (TN + PAD))
 #define RM (TM / WM)  // rows of sums in a work-item
 #define RN (TN / WN)  // columns of sums in a work-item
 #define A_FETCH ((TM * TK / VW + WORK_ITEMS - 1) / WORK_ITEMS) // vectors a work-item copies
@@ -169,8 +176,8 @@
 __kernel __attribute__((reqd_work_group_size(WORK_ITEMS, 1, 1)))
 void KERNEL_NAME(PARAMS)
 {
-    __local ACC_T a_tile[TK * (TM + PAD)];
-    __local ACC_T b_tile[TK * (TN + PAD)];
+    __local ACC_T a_tiles[BUFFERS * A_TILE];
+    __local ACC_T b_tiles[BUFFERS * B_TILE];
     const int m_tiles = (M + TM - 1) / TM;
     const int n_tiles = (N + TN - 1) / TN;
     const int n0 = GROUP_ID % n_tiles * TN;
@@ -254,6 +261,8 @@ void KERNEL_NAME(PARAMS)
 
         // ---- compute the step before this one from local memory
         if (step > 0) {
+            __local const ACC_T *a_tile = a_tiles + (step - 1) % BUFFERS * A_TILE;
+            __local const ACC_T *b_tile = b_tiles + (step - 1) % BUFFERS * B_TILE;
             for (int k = 0; k < TK; ++k) {
                 ACC_T av[RM];
                 ACC_T bv[RN];
@@ -271,10 +280,14 @@ void KERNEL_NAME(PARAMS)
                 }
             }
         }
+#if BUFFERS == 1
         barrier(CLK_LOCAL_MEM_FENCE);  // the tiles have been read by all
+#endif
 
         // ---- registers to local memory
         if (step < steps) {
+            __local ACC_T *a_tile = a_tiles + step % BUFFERS * A_TILE;
+            __local ACC_T *b_tile = b_tiles + step % BUFFERS * B_TILE;
             #pragma unroll
             for (int f = 0; f < A_FETCH; ++f) {
                 const int v = f * WORK_ITEMS + LOCAL_ID;
@@ -300,7 +313,7 @@ void KERNEL_NAME(PARAMS)
                 }
             }
         }
-        barrier(CLK_LOCAL_MEM_FENCE);  // the tiles have been written by all
+        barrier(CLK_LOCAL_MEM_FENCE);  // the tiles have been written, and those before read, by all
     }
 
     // ---- epilogue

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
+import dataclasses
 import numpy as np
 import simplegrad as sg
 from simplegrad import Tensor
@@ -45,8 +46,6 @@ templates = {{
         np.arange(len(long[:450])) % 39, Tensor(long[:450]), 40
     ),
 }}
-if {family!r} == "gpu":
-    del templates["kernels/scatter_add"]
 cases.update(templates)
 
 
@@ -65,6 +64,14 @@ with sg.device("opencl:oclgrind") as device:
     device.verdicts.update(dict.fromkeys(selftest.CASES, True))  # too long for the interpreter
     for name, case in templates.items():
         assert name in sg.explain(case()), name
+    if {family!r} == "gpu":  # the template for matrix units, its instruction emulated
+        device.limits = dataclasses.replace(device.limits, mma="emulated")
+        halves = [v.astype(np.float16) for v in (a, b)]
+        product = lambda: Tensor(halves[0]).cast("float32") @ Tensor(halves[1]).cast("float32")
+        assert "kernels/einsum_mma" in sg.explain(product())
+        want = halves[0].astype(np.float32) @ halves[1].astype(np.float32)
+        np.testing.assert_allclose(product().numpy(), want, rtol=1e-4, atol=1e-3)
+        device.limits = dataclasses.replace(device.limits, mma="")
 compare()
 del cases["full reduce"]  # two stages, and long
 x, image, a, square, long = x[:5], image[:, :, :4], a[:25], square[:99], long[:440]

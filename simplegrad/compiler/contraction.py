@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from simplegrad import ops
-from simplegrad.compiler import tiles
+from simplegrad.compiler import matrix_units, tiles
 from simplegrad.compiler.axes import dependences, indices, walk
 from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Body, Emitter
@@ -30,6 +30,8 @@ _TINY = 4
 _WIDE = 128
 _STRIP = 8
 """Most vectors of a strip."""
+_LEAST_PIECE = 16
+"""Extents from which matrix units are not mostly idle."""
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which generated loops are as good."""
 
@@ -47,6 +49,8 @@ class Product:
     k: Flat
     part: Var | None = None
     """The outer axis of the parts that k is cut into, where it is; see `kernel.Split`."""
+    bits: str = ""
+    """Where the factors are loads of bits for matrix units: of ``half``, ``bfloat16``, ``tf32``."""
     variant: str = "tile"
     """``tile``, or where one extent is 1 to 4: ``dot`` (n), ``strip`` (m), ``outer`` (k)."""
     score: float = 0.0
@@ -73,7 +77,20 @@ def match(kernel: Kernel, target: Target) -> Product | None:
             rated = _rated(grouped, target.vector_width)
             if best is None or rated.score > best.score:
                 best = rated
-    return best if best is not None and best.score > 0 else None
+    if best is None or best.score <= 0:
+        return None
+    return _for_matrix_units(best) if target.mma else best
+
+
+def _for_matrix_units(product: Product) -> Product:
+    """Return the product over bits, where matrix units may compute it; else as it is."""
+    if min(product.m.extent, product.n.extent, product.k.extent) < _LEAST_PIECE:
+        return product
+    found = matrix_units.as_bits(product.kernel, product.a, product.b)
+    if found is None:
+        return product
+    kernel, a, b, bits = found
+    return replace(product, kernel=kernel, a=a, b=b, bits=bits)
 
 
 def _guarded_factor(kernel: Kernel) -> Kernel:
@@ -259,6 +276,9 @@ def render(product: Product, target: Target) -> Body:
         a_unit = 0
     kernel = product.kernel
     defines = {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tile.parameters}
+    if product.bits:
+        defines["KIND"] = list(matrix_units.KINDS.values()).index(product.bits)
+        defines["EMULATE_MMA"] = int(target.mma == "emulated")
     holes = _filled(product, target, lanes, a_unit, b_unit)
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
@@ -278,14 +298,14 @@ def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, in
     m, n, k = product.m, product.n, product.k
     lanes = target.vector_width if target.family == "cpu" else 1
     a_unit, b_unit = _along(product.a, (k, m), lanes), (0, 2, 1)[_along(product.b, (n, k), lanes)]
-    origin = "einsum_gpu"
+    origin = "einsum_mma" if product.bits else "einsum_gpu"
     if target.family == "cpu":
         stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
         origin = f"{stem} {product.variant}"
     shape = tiles.Shape(
         origin,
         tuple(v.extent for v in (product.batch, product.m, product.n, product.k)),
-        product.kernel.reductions[0].value.dtype.compute,
+        product.bits or product.kernel.reductions[0].value.dtype.compute,
         (a_unit, b_unit, int(_stored_along_n(product.kernel, product.n))),
         0 if product.part is None else product.part.extent,
     )
@@ -320,6 +340,7 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
         holes.load("LOAD_A_V", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit])
     if b_unit:
         holes.load("LOAD_B_V", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit])
+    lanes = holes.lanes = 2 if product.bits else lanes  # neighbours that one work-item stores
     for name, wide in ((hole, ""), (f"{hole}_V", "n")):
         ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)
         holes.store(name, where, wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simplegrad import ops
+from simplegrad.compiler.axes import choose_lane, dependences
 from simplegrad.compiler.fuse import SMALL, Group, Limits
 from simplegrad.compiler.index import Div, Dyn, Index, Mod, Var, flatten
 from simplegrad.compiler.kernel import (
@@ -31,6 +32,10 @@ from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, leaf
 
 _MOST_PARTS = 256
+_NEIGHBOURS = 64
+"""Columns that a work-item sums side by side without waiting for memory more than it must."""
+_COLUMN_WORK = 1 << 19
+"""Elements of a part of long columns, below which the second launch costs more than it brings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +252,26 @@ def _parts(kernel: Kernel, limits: Limits) -> int:
     longest = max(estimate(v.extent) for v in kernel.reduce)
     parts = min(-(-outer * length // SMALL), -(-4 * limits.parallel // outer), _MOST_PARTS, longest)
     return parts if parts > 1 else 0
+
+
+def column_parts(kernel: Kernel, limits: Limits) -> int:
+    """Return into how many parts the sums of a few long columns are cut; 1 for none.
+
+    Neighbouring columns are read together, so that few columns keep few compute units busy.
+    """
+    outer = size_of(tuple(v.extent for v in kernel.outer))
+    length = size_of(tuple(v.extent for v in kernel.reduce))
+    positions = any(r.op in (ops.ARGMAX, ops.ARGMIN) for r in kernel.reductions)
+    most = _NEIGHBOURS * limits.parallel // (2 if positions else 1)  # these compute more a read
+    if not kernel.reductions or not 0 < outer <= most:
+        return 1
+    parts = min(
+        outer * length // _COLUMN_WORK, -(-4 * _NEIGHBOURS * limits.parallel // outer),
+        length // _NEIGHBOURS, max((v.extent for v in kernel.reduce), default=1), _MOST_PARTS,
+    )  # fmt: skip
+    if parts < 2 or any(depends_on_reduced(r.value) for r in kernel.reductions):
+        return 1
+    return parts if choose_lane(kernel, dependences(kernel), 8) in kernel.outer else 1
 
 
 def two_stages(kernel: Kernel, nodes: tuple[Node, ...], group: Group, parts: int) -> list[Lowered]:

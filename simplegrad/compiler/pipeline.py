@@ -26,7 +26,7 @@ from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body
 from simplegrad.compiler.fuse import Group, Limits, fuse
-from simplegrad.compiler.groups import Lowered, lower, signature, two_stages
+from simplegrad.compiler.groups import Lowered, column_parts, lower, signature, two_stages
 from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.settle import settled
 from simplegrad.compiler.symbolic import current, estimate
@@ -141,7 +141,7 @@ def _kernels(
     known = None if fresh else memory.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
-        lowered = [w for low in lower(group, roots, limits) for w in _stages(low, target)]
+        lowered = [w for low in lower(group, roots, limits) for w in _stages(low, limits, target)]
         _show("lower", [low.kernel for low in lowered])
         if settings.current().verify:
             for low in lowered:
@@ -167,14 +167,16 @@ def _kernels(
     return result
 
 
-def _stages(low: Lowered, target: Target) -> list[Lowered]:
-    """Return a kernel, or the two that it becomes where a long sum of products is cut."""
-    if low.kernel.split is not None:
+def _stages(low: Lowered, limits: Limits, target: Target) -> list[Lowered]:
+    """Return a kernel, or the two that it becomes where long sums are cut."""
+    kernel, target = low.kernel, fitted(low.kernel, target)
+    if kernel.split is not None:
         return [low]
-    target = fitted(low.kernel, target)
-    product = contraction.match(low.kernel, target)
-    parts = 1 if product is None else contraction.parts(product, target)
-    return two_stages(low.kernel, low.nodes, low.group, parts) if parts > 1 else [low]
+    if (product := contraction.match(kernel, target)) is not None:
+        parts = contraction.parts(product, target)
+    else:
+        parts = 1 if scatter.match(kernel, target) is not None else column_parts(kernel, limits)
+    return two_stages(kernel, low.nodes, low.group, parts) if parts > 1 else [low]
 
 
 def device_limits(target: Target) -> Limits:

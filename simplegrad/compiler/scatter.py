@@ -1,8 +1,9 @@
-"""Masked sums that send rows to places become ``kernels/scatter_add.cl``, on CPUs.
+"""Masked sums that send rows to places: ``kernels/scatter_add.cl`` and ``scatter_add_gpu.cl``.
 
 A kernel matches if its one reduction sums ``where(e == at(r), row(r, t), 0)``: e is an outer axis
 that nothing else in the sum depends on, and `at` depends on reduced axes alone. Generated loops
-would compare every result with every row; the template reads each row once. GPUs keep the loops.
+would compare every result with every row; the templates read each row once, and every index once
+for each block of results.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from simplegrad import ops
 from simplegrad.compiler.access import unaligned
 from simplegrad.compiler.axes import dependences
 from simplegrad.compiler.contraction import unit_axis
-from simplegrad.compiler.ctext import unsigned, vector
+from simplegrad.compiler.ctext import unsigned, vector, width
 from simplegrad.compiler.emit import Body, Emitter
 from simplegrad.compiler.index import Var
 from simplegrad.compiler.kernel import APPLY, CONST, INDEX, Kernel, Value
@@ -26,7 +27,13 @@ _LEAST_PLACES = 16
 """Results up to which a comparison with each is as cheap."""
 _LEAST_WORK = 1 << 14
 _MOST_SUMS = 8192
-"""Sums that a work-item keeps in private memory."""
+"""Sums that a CPU's work-item keeps in private memory."""
+_GROUP, _PER_ITEM = 128, 16
+"""Work-items of a GPU's group, and indices that each looks at in one turn."""
+_MOST_COLUMNS = 64
+_SUM_BYTES = 12 << 10
+"""Local memory for a group's sums; its tile of indices takes as much."""
+_LEAST_LOCAL = _SUM_BYTES + 6 * _GROUP * _PER_ITEM + 4 * _GROUP
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +50,7 @@ class Scatter:
 
 def match(kernel: Kernel, target: Target) -> Scatter | None:
     """Return the kernel as a scatter, or None where generated loops serve it."""
-    if target.family != "cpu" or kernel.split or len(kernel.reductions) != 1:
+    if kernel.split or len(kernel.reductions) != 1 or target.local_bytes < _LEAST_LOCAL:
         return None
     chosen = kernel.reductions[0].value
     if kernel.reductions[0].op is not ops.SUM or chosen.form != APPLY or chosen.op is not ops.WHERE:
@@ -80,7 +87,11 @@ def _axis(place: Value, kernel: Kernel) -> Var | None:
 
 
 def render(scatter: Scatter, target: Target) -> Body:
-    """Return the filled template."""
+    """Return the filled template of the target's family."""
+    return _cpu(scatter, target) if target.family == "cpu" else _gpu(scatter, target)
+
+
+def _cpu(scatter: Scatter, target: Target) -> Body:
     kernel, (e, t) = scatter.kernel, (scatter.e.extent, scatter.t.extent)
     dtype = scatter.row.dtype
     wide = (
@@ -92,24 +103,49 @@ def render(scatter: Scatter, target: Target) -> Body:
     tb = min(estimate(t), _MOST_SUMS // 8)
     eb = min(max(_MOST_SUMS // tb, 1), ceil_div(estimate(e), 4 * target.compute_units))
     blocks = ceil_div(t, tb)
-    holes = Holes(kernel, {"e": scatter.e, "t": scatter.t, "r": scatter.r}, lanes, target.family)
-    holes.load("LOAD_AT", scatter.at, ("r",))
-    holes.load("LOAD_ROW", scatter.row, ("r", "t"))
-    sums = dtype.compute if dtype.is_float else unsigned(dtype.compute)
-    defines: dict[str, object] = {
-        "E": e, "T": t, "R": scatter.r.extent, "EB": eb, "TB": tb, "T_BLOCKS": blocks, "VW": lanes,
-        "ACC_T": sums, "VALUE_T": dtype.compute,
-    }  # fmt: skip
+    holes, defines = _filled(scatter, target, lanes)
+    defines |= {"EB": eb, "TB": tb, "T_BLOCKS": blocks, "VW": lanes}
     if wide:
         holes.load("LOAD_ROW_V", scatter.row, ("r", "t"), "t")
         holes.helpers[unaligned(dtype.compute, lanes)] = None
         defines["LANES_AT"] = f"{vector(dtype.compute, lanes)}_at"
-    holes.store("STORE", ("e", "t"), "", f"{dtype.compute} acc", _bind_sum)
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=ceil_div(e, eb) * blocks,
         group_size=1, template=holes.program("scatter_add", defines), origin="scatter_add",
         index_type=holes.ctype,
     )  # fmt: skip
+
+
+def _gpu(scatter: Scatter, target: Target) -> Body:
+    kernel, (e, t) = scatter.kernel, (scatter.e.extent, scatter.t.extent)
+    group = min(_GROUP, 1 << (target.max_work_group.bit_length() - 1))
+    tb = min(1 << (estimate(t) - 1).bit_length(), _MOST_COLUMNS, group)
+    size = width(scatter.row.dtype.compute)
+    # Few results a group where the device would idle, but enough that its items share the rows.
+    typical = estimate(e) * ceil_div(estimate(t), tb)
+    busy = ceil_div(typical, 4 * target.compute_units)
+    eb = max(min(_SUM_BYTES // (tb * size), busy), group // tb)
+    blocks = ceil_div(t, tb)
+    holes, defines = _filled(scatter, target, 1)
+    defines |= {"WG": group, "PER": _PER_ITEM, "EB": eb, "TB": tb, "T_BLOCKS": blocks}
+    return Body(
+        name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=ceil_div(e, eb) * blocks,
+        group_size=group, template=holes.program("scatter_add_gpu", defines),
+        origin="scatter_add_gpu", index_type=holes.ctype,
+    )  # fmt: skip
+
+
+def _filled(scatter: Scatter, target: Target, lanes: int) -> tuple[Holes, dict[str, object]]:
+    """Return the holes and the macros that both templates have."""
+    axes = {"e": scatter.e, "t": scatter.t, "r": scatter.r}
+    holes = Holes(scatter.kernel, axes, lanes, target.family)
+    holes.load("LOAD_AT", scatter.at, ("r",))
+    holes.load("LOAD_ROW", scatter.row, ("r", "t"))
+    dtype = scatter.row.dtype
+    holes.store("STORE", ("e", "t"), "", f"{dtype.compute} acc", _bind_sum)
+    sums = dtype.compute if dtype.is_float else unsigned(dtype.compute)
+    defines: dict[str, object] = {"E": scatter.e.extent, "T": scatter.t.extent}
+    return holes, defines | {"R": scatter.r.extent, "ACC_T": sums, "VALUE_T": dtype.compute}
 
 
 def _bind_sum(emitter: Emitter) -> None:

@@ -36,5 +36,7 @@ class Target:
     """The longest vector that the driver's own functions take rightly."""
     distrusted: frozenset[str] = frozenset()
     """Templates that failed their self-test on the device."""
+    mma: str = ""
+    """How matrix units are reached: ``ptx``; ``emulated``, in tests; empty: there are none."""
     tuned: frozenset[Winner] = frozenset()
     """What measuring found on the device."""

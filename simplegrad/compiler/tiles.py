@@ -31,7 +31,7 @@ class Shape:
     extents: tuple[int, ...]
     """(batch, m, n, k) of a contraction, (batch, i, j) of a turned view; in elements."""
     ctype: str = "float"
-    """The C type computed with."""
+    """The C type computed with; on matrix units, what they read: half, bfloat16 or tf32."""
     layout: tuple[int, ...] = ()
     """A_UNIT and B_UNIT of a contraction, and whether its results stand in a row along n."""
     parts: int = 0
@@ -285,18 +285,33 @@ def _fit_outer(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
 # Contraction on GPUs ------------------------------------------------------------------------------
 
 
+_GPU_TILES = {
+    "huge": {"VW": 4, "TM": 128, "TN": 128, "TK": 8, "WM": 16, "WN": 16},
+    "tall": {"VW": 4, "TM": 128, "TN": 64, "TK": 16, "WM": 16, "WN": 16},
+    "wide": {"VW": 4, "TM": 64, "TN": 64, "TK": 16, "WM": 16, "WN": 16},
+    "small": {"VW": 2, "TM": 16, "TN": 16, "TK": 16, "WM": 8, "WN": 8},
+}
+
+
 def _gpu_choices(shape: Shape, target: Target) -> _Choices:
+    """The largest tile that is not mostly padding, and leaves no compute unit idle."""
     batch, m, n, _ = shape.extents
-    wide = {"VW": 4, "TM": 64, "TN": 64, "WM": 16, "WN": 16}
-    small = {"VW": 2, "TM": 16, "TN": 16, "WM": 8, "WN": 8}
-    # Small tiles where large ones would leave most of the device idle, or mostly be padding.
-    large = m > 32 and n > 32 and target.max_work_group >= 256
-    large = large and batch * -(-m // 64) * -(-n // 64) >= target.compute_units
-    tiles = [wide, small] if large else [small, wide]
+
+    def groups(tile: Recipe) -> int:
+        return batch * -(-m // tile["TM"]) * -(-n // tile["TN"])
+
+    def fits(name: str) -> bool:
+        tile = _GPU_TILES[name]
+        full = 2 * m > tile["TM"] and 2 * n > tile["TN"]
+        busy = groups(tile) >= (2 if name == "huge" else 1) * target.compute_units
+        return full and busy and target.max_work_group >= 256
+
+    best = next((name for name in ("huge", "wide") if fits(name)), "small")
+    names = [best, *[name for name in _GPU_TILES if name != best]]
     if target.max_work_group < 256:
-        tiles = [small]
-    whole = batch * -(-m // tiles[0]["TM"]) * -(-n // tiles[0]["TN"])
-    return [tiles, _split_choice(shape, whole, target)]
+        names = ["small"]
+    tiles = [_GPU_TILES[name] for name in names]
+    return [tiles, _each("BUFFERS", 2, 1), _split_choice(shape, groups(tiles[0]), target)]
 
 
 def _fit_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
@@ -305,7 +320,33 @@ def _fit_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     parts = _parts(recipe, shape, groups, target)
     parameters = {name: number for name, number in recipe.items() if name != "SPLIT"}
     parameters["SPLIT_K"] = parts
+    rows = recipe["TM"] + recipe["TN"] + 2 * recipe["VW"]
+    if 2 * width(shape.ctype) * recipe["TK"] * rows > target.local_bytes:
+        parameters["BUFFERS"] = 1
     return "einsum_gpu", parameters, groups * parts, recipe["WM"] * recipe["WN"]
+
+
+def _mma_choices(shape: Shape, target: Target) -> _Choices:
+    batch, m, n, _ = shape.extents
+    tiles = [{"TM": tm, "TN": tn} for tm, tn in ((128, 64), (64, 64), (128, 128), (64, 32))]
+
+    def groups(tile: Recipe) -> int:
+        return batch * -(-m // tile["TM"]) * -(-n // tile["TN"])
+
+    order = (0, 1, 3) if min(m, n) > 32 else (3,)
+    best = next((i for i in order if groups(tiles[i]) >= target.compute_units), 3)
+    tiles.insert(0, tiles.pop(best))
+    return [tiles, _split_choice(shape, groups(tiles[0]), target)]
+
+
+def _fit_mma(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
+    batch, m, n, _ = shape.extents
+    groups = batch * -(-m // recipe["TM"]) * -(-n // recipe["TN"])
+    parts = _parts(recipe, shape, groups, target)
+    # Vectors of 16 bytes.
+    lanes = 4 if shape.ctype == "tf32" else 8
+    parameters = {"VW": lanes, "TM": recipe["TM"], "TN": recipe["TN"], "SPLIT_K": parts}
+    return "einsum_mma", parameters, groups * parts, 128
 
 
 # Turned views -------------------------------------------------------------------------------------
@@ -345,6 +386,7 @@ _TEMPLATES: dict[
     "einsum_cpu_skinny strip": (_strip_choices, _fit_strip),
     "einsum_cpu_skinny outer": (_outer_choices, _fit_outer),
     "einsum_gpu": (_gpu_choices, _fit_gpu),
+    "einsum_mma": (_mma_choices, _fit_mma),
     "as_strided cpu": (_turned_choices, _fit_turned),
     "as_strided gpu": (_turned_gpu_choices, _fit_turned_gpu),
 }

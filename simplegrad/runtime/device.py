@@ -33,6 +33,8 @@ class Limits:
     prefetch: bool = False
     host_memory: bool = False
     """Whether kernels read and write the host's memory where it stands, found by running it."""
+    mma: str = ""
+    """``ptx`` where NVIDIA's matrix instructions work from inline PTX; see `Target.mma`."""
 
 
 class Device(ABC):

@@ -132,6 +132,7 @@ class OpenCLDevice(Device):
             subgroups=can.subgroups,
             prefetch=can.prefetch,
             host_memory=can.host_memory,
+            mma="ptx" if can.mma else "",
         )
 
     # Memory -------------------------------------------------------------------------------------

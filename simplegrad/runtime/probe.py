@@ -31,11 +31,23 @@ class _Probe:
     body: str
     expected: float
     extension: str = ""
+    items: int = _ITEMS
+    """Work-items that run it, in one group."""
 
     def source(self, name: str) -> str:
         """Return the text of its kernel."""
         head = _EXTENSION.format(self.extension) if self.extension else ""
         return f"{head}{_HEAD.format(name)}{self.body}\n}}\n"
+
+
+def _mma(shape: str, a: str, b: str, first: int) -> str:
+    """Return the statement that multiplies constant words into four numbers of c."""
+    results = ", ".join(f'"+f"(c[{first + i}])' for i in range(4))
+    four = ", ".join(['"r"(' + a + ")"] * 4)
+    return (
+        f'asm volatile("mma.sync.aligned.{shape} {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, '
+        f'{{%8, %9}}, {{%0, %1, %2, %3}};" : {results} : {four}, "r"({b}), "r"({b}));\n'
+    )
 
 
 _PROBES = {
@@ -60,6 +72,16 @@ _PROBES = {
         5.0,
         "cl_khr_subgroups",
     ),
+    # 16 products of 1 and 2 in half and in bfloat16, 8 in tf32, added to 0.5; a warp at once
+    "mma": _Probe(
+        "float c[12]; for (int i = 0; i < 12; ++i) c[i] = x[1] * 0.5f;\n"
+        + _mma("m16n8k16.row.col.f32.f16.f16.f32", "0x3c003c00", "0x40004000", 0)
+        + _mma("m16n8k16.row.col.f32.bf16.bf16.f32", "0x3f803f80", "0x40004000", 4)
+        + _mma("m16n8k8.row.col.f32.tf32.tf32.f32", "0x3f800000", "0x40000000", 8)
+        + "if (get_global_id(0) == 0) y[0] = c[0] + c[7] + c[9];",
+        32.5 + 32.5 + 16.5,
+        items=32,
+    ),
     "prefetch": _Probe("__builtin_prefetch(x + 7, 0);\ny[0] = x[7];", 7.0),
 }
 
@@ -75,6 +97,8 @@ class Capabilities:
     """Whether the compiler takes clang's ``__builtin_prefetch``; asked of CPUs only."""
     host_memory: bool
     """Whether kernels work in the host's memory, where it stands; asked of CPUs only."""
+    mma: bool = False
+    """Whether inline PTX reaches matrix units; asked of NVIDIA only."""
 
 
 def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> Capabilities:
@@ -110,10 +134,12 @@ def _worth_running(raw: Any) -> list[str]:
     ``cl_khr_subgroup_shuffle``.
     """
     listed = raw.extensions
-    if "nvidia" in raw.platform.name.lower():
+    nvidia = "nvidia" in raw.platform.name.lower()
+    if nvidia:
         listed += " cl_khr_fp16"
     names = [n for n, p in _PROBES.items() if p.extension.removesuffix("s") in listed]
-    return [n for n in names if n != "prefetch" or raw.type & 2]  # CL_DEVICE_TYPE_CPU
+    asked = {"prefetch": raw.type & 2, "mma": nvidia}  # CL_DEVICE_TYPE_CPU
+    return [n for n in names if asked.get(n, True)]
 
 
 def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> dict[str, bool]:
@@ -134,7 +160,9 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
             kernel = cl.Kernel(program, f"probe_{name}")
             kernel.set_arg(0, x)
             kernel.set_arg(1, y)
-            cl.enqueue_nd_range_kernel(queue, kernel, (_ITEMS,), (_ITEMS,))
+            cl.enqueue_nd_range_kernel(
+                queue, kernel, (_PROBES[name].items,), (_PROBES[name].items,)
+            )
             cl.enqueue_copy(queue, result, y, is_blocking=True)
         except cl.Error:  # what a compiler let pass may be missing when the kernel is made
             works[name] = False

@@ -17,7 +17,7 @@ import numpy as np
 from simplegrad import ops
 from simplegrad.compiler.pipeline import Program, compile_graph
 from simplegrad.compiler.target import Target
-from simplegrad.dtypes import float32, int32
+from simplegrad.dtypes import DType, float16, float32, int32
 from simplegrad.errors import BuildError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf, topological
@@ -35,6 +35,16 @@ class _Case:
     shapes: _Shapes
     graph: Callable[[list[Node]], Node]
     numpy: Callable[[list[Any]], Any]
+    dtype: DType = float32
+    """What the operands are stored as; random numbers are rounded to it."""
+
+    def operands(self, rng: Any, device: OpenCLDevice) -> tuple[list[Any], list[Node]]:
+        """Return random operands, as float32 arrays and as leaves on a device."""
+        arrays = [rng.standard_normal(s).astype(self.dtype.numpy) for s in self.shapes]
+        leaves = [leaf(ops.BUFFER, a.shape, self.dtype, None, device) for a in arrays]
+        for node, array in zip(leaves, arrays, strict=True):
+            node.buffer = device.from_host(array, self.dtype)
+        return [a.astype(np.float32) for a in arrays], leaves
 
 
 def _product(shapes: _Shapes, *subscripts: Sequence[int]) -> _Case:
@@ -77,13 +87,27 @@ def _scattered() -> _Case:
 
 
 _SQUARE = _product(((75, 130), (130, 90)), (0, 1), (1, 2), (0, 2))
+
+
+def _halves() -> _Case:
+    """Return a product of float16 numbers, widened: the sums are float."""
+
+    def graph(srcs: list[Node]) -> Node:
+        a, b = (build.cast(s, float32) for s in srcs)
+        return build.einsum(((0, 1), (1, 2)), (0, 2), a, b)
+
+    return _Case(((75, 130), (130, 90)), graph, lambda arrays: arrays[0] @ arrays[1], float16)
+
+
 CASES = {
     "einsum_cpu tile": _SQUARE,
     "einsum_cpu_skinny dot": _product(((65, 600), (2, 600)), (0, 1), (2, 1), (0, 2)),
     "einsum_cpu_skinny strip": _product(((3, 150), (150, 421)), (0, 1), (1, 2), (0, 2)),
     "einsum_cpu_skinny outer": _product(((133, 3), (210, 3)), (0, 1), (2, 1), (0, 2)),
     "einsum_gpu": _SQUARE,
+    "einsum_mma": _halves(),
     "scatter_add": _scattered(),
+    "scatter_add_gpu": _scattered(),
     "as_strided cpu": _turned(),
     "as_strided gpu": _turned(),
 }
@@ -109,10 +133,7 @@ def distrusted(device: OpenCLDevice, program: Program, target: Target) -> frozen
 def _passes(device: OpenCLDevice, name: str, target: Target) -> bool:
     case = CASES[name]
     rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in case.shapes]
-    srcs = [leaf(ops.BUFFER, a.shape, float32, None, device) for a in arrays]
-    for src, array in zip(srcs, arrays, strict=True):
-        src.buffer = device.from_host(array, float32)
+    arrays, srcs = case.operands(rng, device)
     root = case.graph(srcs)
     order = topological([root])
     program = compile_graph(order, [root], replace(target, distrusted=frozenset()), True)

@@ -67,7 +67,10 @@ class _Case:
 
 
 def _product(shape: Shape, device: OpenCLDevice) -> _Case:
-    """Return a matrix product of the extents and the layout of a shape."""
+    """Return a matrix product of the extents and the layout of a shape.
+
+    Sums of numbers stored in 16 bits are float, so that they can be compared like others.
+    """
     batch, m, n, k = shape.extents
     a_unit, b_unit, along_n = shape.layout
     rng = np.random.default_rng(0)
@@ -77,7 +80,9 @@ def _product(shape: Shape, device: OpenCLDevice) -> _Case:
     if batch == 1:
         a, b = (replace(x, node=build.reshape(x.node, x.node.shape[1:])) for x in (a, b))
         subscripts = [s[1:] for s in subscripts]
-    root = build.einsum(subscripts[:2], subscripts[2], a.node, b.node)
+    dtype = a.node.dtype if a.node.dtype.itemsize > 2 else dtypes.float32
+    factors = [build.cast(x.node, dtype) for x in (a, b)]
+    root = build.einsum(subscripts[:2], subscripts[2], *factors)
     want = np.matmul(a.array, b.array)
     want = want if along_n else np.swapaxes(want, 1, 2)
     return _Case(root, want.reshape(root.shape))
@@ -95,9 +100,17 @@ _CASES = {
     "einsum_cpu": _product,
     "einsum_cpu_skinny": _product,
     "einsum_gpu": _product,
+    "einsum_mma": _product,
     "as_strided": _turned,
 }
 """By the template's file: how a class of its shapes is measured."""
+
+
+_DTYPES = {
+    "float": dtypes.float32, "double": dtypes.float64,
+    "half": dtypes.float16, "bfloat16": dtypes.bfloat16,
+}  # fmt: skip
+"""What a C type computed with is measured on; tf32 would miss NumPy's numbers by its rounding."""
 
 
 @dataclass(frozen=True)
@@ -110,13 +123,16 @@ def _operand(
     rng: Any, ctype: str, extents: tuple[int, ...], unit: int | None, device: OpenCLDevice
 ) -> _Operand:
     """Return random numbers that are contiguous along axis `unit`; None: along no axis."""
-    dtype = {"float": dtypes.float32, "double": dtypes.float64}[ctype]
+    dtype = _DTYPES[ctype]
     last = len(extents) - 1
     order = tuple(range(last + 1))
     if unit is not None and unit != last:
         order = (*[a for a in order if a != unit], unit)
     stored = tuple(extents[a] for a in order) + ((2,) if unit is None else ())
-    array = (rng.random(stored, np.float32) - np.float32(0.5)).astype(dtype.numpy)
+    array = rng.random(stored, np.float32) - np.float32(0.5)
+    if dtype.itemsize == 2:
+        array = np.round(array * 16) / 16  # exact in every format
+    array = array.astype(np.float64 if dtype is dtypes.float64 else np.float32)
     node = leaf(ops.BUFFER, stored, dtype, None, device)
     node.buffer = device.from_host(array, dtype)
     if unit is None:
@@ -168,7 +184,7 @@ def measure(
 
 def _case(shape: Shape, device: OpenCLDevice) -> _Case | None:
     make = _CASES.get(shape.template.split()[0])
-    if make is None or shape.ctype not in ("float", "double"):
+    if make is None or shape.ctype not in _DTYPES:
         return None
     extents = shape.extents
     if len(extents) == 4:
@@ -296,7 +312,7 @@ def _teller(bar: Any, name: str) -> Said:
     return lambda said: bar.set_postfix_str(f"{name}: {said}")
 
 
-def usual_shapes(family: str) -> list[Shape]:
+def usual_shapes(family: str, mma: bool = False) -> list[Shape]:
     """Return the shapes that ``python -m simplegrad tune`` measures, the most useful first."""
     plain, right, left = (1, 2, 1), (1, 1, 1), (2, 2, 1)
     products = [
@@ -309,18 +325,19 @@ def usual_shapes(family: str) -> list[Shape]:
     views = [(1, 2048, 2048), (64, 512, 512)]
     if family == "gpu":
         shapes = [Shape("einsum_gpu", extents, layout=layout) for extents, layout in products]
+        if mma:
+            large = products[:2] + products[9:11]
+            shapes += [Shape("einsum_mma", e, "half", layout) for e, layout in large]
         return shapes + [Shape("as_strided gpu", v) for v in views]
     shapes = [Shape("einsum_cpu tile", extents, layout=layout) for extents, layout in products]
     skinny = [
         Shape("einsum_cpu_skinny dot", (1, 600, 3, 1024), layout=right),
-        Shape("einsum_cpu_skinny outer", (1, 600, 1024, 2), layout=plain),
         Shape("einsum_cpu_skinny strip", (1, 3, 1024, 600), layout=plain),
-        Shape("einsum_cpu_skinny outer", (1, 4096, 4096, 2), layout=plain),
         Shape("einsum_cpu_skinny dot", (1, 4096, 2, 4096), layout=right),
         Shape("einsum_cpu_skinny strip", (1, 4, 4096, 4096), layout=plain),
     ]
     views_ = [Shape("as_strided cpu", v) for v in views]
-    return shapes[:3] + skinny[:3] + views_[:1] + shapes[3:] + skinny[3:] + views_[1:]
+    return shapes[:3] + skinny[:2] + views_[:1] + shapes[3:] + skinny[2:] + views_[1:]
 
 
 def tune(device: OpenCLDevice, target: Target, budget: float) -> list[Outcome]:
@@ -328,7 +345,7 @@ def tune(device: OpenCLDevice, target: Target, budget: float) -> list[Outcome]:
     from tqdm import tqdm
 
     known = {w.shape_class for w in winners(device)}
-    shapes = usual_shapes(target.family)
+    shapes = usual_shapes(target.family, bool(target.mma))
     shapes.sort(key=lambda s: tiles.shape_class(s) in known)
     until = time.monotonic() + budget
     outcomes = []

@@ -24,6 +24,7 @@ SHAPES = {
     "einsum_cpu_skinny strip": [(1, m, 777, 333) for m in (1, 2, 3, 4)] + [(50, 2, 64, 10)],
     "einsum_cpu_skinny outer": [(1, 333, n, k) for n, k in ((17, 1), (4096, 2), (600, 4))],
     "einsum_gpu": EXTENTS,
+    "einsum_mma": EXTENTS[:3],
     "as_strided cpu": [(1, 257, 300), (64, 64, 64)],
     "as_strided gpu": [(1, 257, 300), (64, 64, 64)],
 }
@@ -32,8 +33,9 @@ CASES = [
     for name, shapes in SHAPES.items()
     for extents in shapes
     for target in TARGETS
-    if ("gpu" in target) == ("gpu" in name)
-    and (name, target) != ("as_strided gpu", "small gpu")  # `as_strided.match` asks for 256
+    if ("gpu" in target) == ("gpu" in name or "mma" in name)
+    # `as_strided.match` asks for 256 work-items; matrix units come with large groups
+    and (target != "small gpu" or name == "einsum_gpu")
 ]
 
 
@@ -65,9 +67,16 @@ def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int)
         return
     batch, m, n, _ = extents
     batch *= p.get("SPLIT_K", 1)
+    if "TM" in p and "TK" not in p:
+        assert p["TM"] % 32 == p["TN"] % 16 == 0
+        assert p["TM"] * 32 % (p["VW"] * 128) == p["TN"] * 32 % (p["VW"] * 128) == 0
+        assert groups == batch * -(-m // p["TM"]) * -(-n // p["TN"])
+        return
     if "TM" in p:
         assert p["TM"] % (p["WM"] * p["VW"]) == p["TN"] % (p["WN"] * p["VW"]) == 0
         assert groups == batch * -(-m // p["TM"]) * -(-n // p["TN"])
+        assert p["TK"] % p["VW"] == 0
+        assert p["BUFFERS"] * 4 * p["TK"] * (p["TM"] + p["TN"] + 2 * p["VW"]) <= 48 << 10
         return
     rows, columns = -(-m // p.get("MB", m)), -(-n // p.get("NB", n))
     assert groups * p.get("TILES_PER_ITEM", 1) >= batch * rows * columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,16 @@ def fresh(one_cl_device: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("name", selftest.CASES)
-def test_every_case_meets_its_template(fresh: Any, name: str) -> None:
-    family = "gpu" if "gpu" in name else "cpu"
+def test_every_case_meets_its_template(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    family = "gpu" if "gpu" in name or "mma" in name else "cpu"
     case = selftest.CASES[name]
-    rng = np.random.default_rng(1)
-    arrays = [rng.standard_normal(s).astype(np.float32) for s in case.shapes]
+    if "mma" in name:
+        monkeypatch.setattr(fresh, "limits", replace(fresh.limits, mma="emulated"))
+    arrays, leaves = case.operands(np.random.default_rng(1), fresh)
     with settings.override(kernels=family):
-        node = case.graph([Tensor(a, requires_grad=False)._node for a in arrays])
+        node = case.graph(leaves)
         realize.realize([node])
         got = realize.to_numpy(node)
     np.testing.assert_allclose(got, case.numpy(arrays), rtol=1e-4, atol=1e-3)
