@@ -120,8 +120,10 @@ def plan_of(
         if plan is None:
             target = target_of(device)
             program = compile_graph(order, kept, target, current.fusion)
-            if selftest.distrusted(device, program, target):
-                program = compile_graph(order, kept, target_of(device), current.fusion)
+            while selftest.distrusted(device, program, target):
+                # What stands in for a template may be another one, not tried yet.
+                target = target_of(device)
+                program = compile_graph(order, kept, target, current.fusion)
             if current.tune and tuner.tune_program(device, program, target_of(device)):
                 program = compile_graph(order, kept, target_of(device), current.fusion)
                 full = _full_key(device, current, key)
