@@ -3,17 +3,18 @@
 //   S[b,m,n] = sum over d of Q(b,m,d) * K(b,n,d)        T = SCORE(S)  (scale, mask, bias …)
 //   P = softmax of T over n                             O[b,m,e] = sum over n of P * V(b,n,e)
 //
-// Given G = dO and with L[b,m] = log(sum over n of exp(T)), W[b,m] = sum over e of O * G:
+// Given G = dO and with H[b,m] = max over n of T (0 where that is -inf), Z[b,m] = sum over n of
+// exp(T - H) and W[b,m] = sum over e of O * G:
 //
-//   P = exp(T - L)       dP = sum over e of G(b,m,e) * V(b,n,e)       dT = P * (dP - W)
+//   P = exp(T - H) / Z   dP = sum over e of G(b,m,e) * V(b,n,e)       dT = P * (dP - W)
 //   dV[b,n,e] = sum over m of P * G     dS = GRAD(S, dT)
 //   dQ[b,m,d] = sum over n of dS * K    dK[b,n,d] = sum over m of dS * Q
 //
 // b, m, n, d and e are flattened groups of axes; what an index means in memory, and what SCORE
-// and GRAD compute, is the host's (the holes below). As it stands the file computes O and L of
+// and GRAD compute, is the host's (the holes below). As it stands the file computes O, H and Z of
 // plain row-major float32 buffers.
 //
-// STAGE 0 computes O and L, 1 computes dQ, 2 computes dK and dV. A work-item owns CB *columns* of
+// STAGE 0 computes O, H and Z, 1 computes dQ, 2 computes dK and dV. A work-item owns CB *columns* of
 // one b (queries in stages 0 and 1, keys in stage 2) and goes through all *rows* (the others) in
 // blocks of RB. Columns are vector lanes throughout, in panels of NR = NV * VW:
 //
@@ -85,7 +86,7 @@
 #define OFFSET 0
 #endif
 #ifndef STATS
-#define STATS 1       // stage 0: whether L is stored
+#define STATS 1       // stage 0: whether H and Z are stored
 #endif
 #ifndef WANT_DK
 #define WANT_DK 1     // stage 2: what is stored
@@ -135,15 +136,16 @@ typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 #ifndef PARAMS
 #define PARAMS __global const float *restrict Q, __global const float *restrict K, \
                __global const float *restrict V, __global float *restrict O, \
-               __global float *restrict L
+               __global float *restrict H, __global float *restrict Z
 #define LOAD_Q(b, m, d) Q[((size_t)(b) * M + (m)) * D + (d)]
 #define LOAD_K(b, n, d) K[((size_t)(b) * N + (n)) * D + (d)]
 #define LOAD_V(b, n, e) V[((size_t)(b) * N + (n)) * E + (e)]
 #define SCORE(b, m, n, s) ((s) * 0.125f)
 #define STORE_O(b, m, e, acc) O[((size_t)(b) * M + (m)) * E + (e)] = (acc)
-#define STORE_L(b, m, acc) L[(size_t)(b) * M + (m)] = (acc)
-// Stages 1 and 2 also call LOAD_G and LOAD_O (b, m, e), LOAD_L (b, m), GRAD (b, m, n, s, g), and
-// STORE_DQ (b, m, d, acc), STORE_DK (b, n, d, acc), STORE_DV (b, n, e, acc).
+#define STORE_H(b, m, acc) H[(size_t)(b) * M + (m)] = (acc)
+#define STORE_Z(b, m, acc) Z[(size_t)(b) * M + (m)] = (acc)
+// Stages 1 and 2 also call LOAD_G and LOAD_O (b, m, e), LOAD_H and LOAD_Z (b, m), GRAD (b, m, n,
+// s, g), and STORE_DQ (b, m, d, acc), STORE_DK (b, n, d, acc), STORE_DV (b, n, e, acc).
 #endif
 
 // e to x for x <= 88, below -87: 0. Cephes' polynomial, as in the project's other kernels, which
@@ -325,7 +327,8 @@ void KERNEL_NAME(PARAMS)
 #if STAGE == 2
     ACC_T d_block[RB * D_PITCH] __attribute__((aligned(64)));   // Q
     ACC_T e_block[RB * E_PITCH] __attribute__((aligned(64)));   // G
-    ACC_T l_block[RB];
+    ACC_T h_block[RB];
+    ACC_T z_block[RB];                                          // 1 / Z
     ACC_T w_block[RB];
 #else
     ACC_T d_block[RB * D_PITCH] __attribute__((aligned(64)));   // K
@@ -359,7 +362,8 @@ void KERNEL_NAME(PARAMS)
         d_sums[i] = 0;
 #endif
 #if STAGE == 1
-    ACC_V l_fixed[PANELS * NV];
+    ACC_V h_fixed[PANELS * NV];
+    ACC_V z_fixed[PANELS * NV];
     ACC_V w_fixed[PANELS * NV];
     PACK_FIXED(e_fixed, E, LOAD_G)
     for (int c = 0; c < CB; ++c) {
@@ -367,7 +371,8 @@ void KERNEL_NAME(PARAMS)
         for (int e = 0; e < E && c < columns; ++e)
             w += LOAD_O(b, c0 + c, e) * LOAD_G(b, c0 + c, e);
         ((ACC_T *)w_fixed)[c] = w;
-        ((ACC_T *)l_fixed)[c] = c < columns ? LOAD_L(b, c0 + c) : 0;
+        ((ACC_T *)h_fixed)[c] = c < columns ? LOAD_H(b, c0 + c) : 0;
+        ((ACC_T *)z_fixed)[c] = c < columns ? 1 / LOAD_Z(b, c0 + c) : 0;
     }
 #elif STAGE == 2
     PACK_FIXED(e_fixed, E, LOAD_V)
@@ -384,7 +389,8 @@ void KERNEL_NAME(PARAMS)
             for (int e = 0; e < E; ++e)
                 w += LOAD_O(b, r0 + r, e) * e_block[r * E_PITCH + e];
             w_block[r] = w;
-            l_block[r] = LOAD_L(b, r0 + r);
+            h_block[r] = LOAD_H(b, r0 + r);
+            z_block[r] = 1 / LOAD_Z(b, r0 + r);
         }
 #else
         PACK(d_block, D_PITCH, D, K_VECTORS, LOAD_K, LOAD_K_V)
@@ -436,9 +442,13 @@ void KERNEL_NAME(PARAMS)
                     const ACC_V s = scores[r * NV + v];
                     ACC_V t = s;
 #if STAGE == 2
-                    const ACC_V l = (ACC_V)(l_block[r]), w = (ACC_V)(w_block[r]);
+                    const ACC_V h = (ACC_V)(h_block[r]);
+                    const ACC_V z = (ACC_V)(z_block[r]);
+                    const ACC_V w = (ACC_V)(w_block[r]);
 #else
-                    const ACC_V l = l_fixed[panel * NV + v], w = w_fixed[panel * NV + v];
+                    const ACC_V h = h_fixed[panel * NV + v];
+                    const ACC_V z = z_fixed[panel * NV + v];
+                    const ACC_V w = w_fixed[panel * NV + v];
 #endif
 #if WIDE
                     if (first + VW <= columns) {
@@ -447,7 +457,7 @@ void KERNEL_NAME(PARAMS)
 #endif
                     EACH_LANE(((ACC_T *)&t)[lane] =
                                   SCORE_AT(SCORE, r, first + lane, ((const ACC_T *)&s)[lane]))
-                    const ACC_V weight = exponential(t - l);
+                    const ACC_V weight = exponential(t - h) * z;
                     ACC_V g = weight * (grads[r * NV + v] - w);
 #if WIDE
                     if (first + VW <= columns) {
@@ -483,8 +493,8 @@ void KERNEL_NAME(PARAMS)
 #if STATS
     for (int c = 0; c < columns; ++c) {
         const ACC_T high = ((const ACC_T *)top)[c];
-        const ACC_T base = high == -INFINITY ? 0 : high;
-        STORE_L(b, c0 + c, base + log(((const ACC_T *)total)[c]));
+        STORE_H(b, c0 + c, high == -INFINITY ? 0 : high);
+        STORE_Z(b, c0 + c, ((const ACC_T *)total)[c]);
     }
 #endif
 #elif STAGE == 1

@@ -3,17 +3,18 @@
 //   S[b,m,n] = sum over d of Q(b,m,d) * K(b,n,d)        T = SCORE(S)  (scale, mask, bias …)
 //   P = softmax of T over n                             O[b,m,e] = sum over n of P * V(b,n,e)
 //
-// Given G = dO and with L[b,m] = log(sum over n of exp(T)), W[b,m] = sum over e of O * G:
+// Given G = dO and with H[b,m] = max over n of T (0 where that is -inf), Z[b,m] = sum over n of
+// exp(T - H) and W[b,m] = sum over e of O * G:
 //
-//   P = exp(T - L)       dP = sum over e of G(b,m,e) * V(b,n,e)       dT = P * (dP - W)
+//   P = exp(T - H) / Z   dP = sum over e of G(b,m,e) * V(b,n,e)       dT = P * (dP - W)
 //   dV[b,n,e] = sum over m of P * G     dS = GRAD(S, dT)
 //   dQ[b,m,d] = sum over n of dS * K    dK[b,n,d] = sum over m of dS * Q
 //
 // b, m, n, d and e are flattened groups of axes; what an index means in memory, and what SCORE
-// and GRAD compute, is the host's (the holes below). As it stands the file computes O and L of
+// and GRAD compute, is the host's (the holes below). As it stands the file computes O, H and Z of
 // plain row-major float32 buffers.
 //
-// STAGE 0 computes O and L, 1 computes dQ, 2 computes dK and dV. A work-group owns TC *columns* of
+// STAGE 0 computes O, H and Z, 1 computes dQ, 2 computes dK and dV. A work-group owns TC *columns* of
 // one b (queries in stages 0 and 1, keys in stage 2) and goes through all *rows* (the others), TR
 // at a time. Columns and rows stand in local memory as [column][D] and [row][D] (and E), with one
 // element between them against bank conflicts. Work-item (x, y) of SIDE x SIDE holds
@@ -71,7 +72,7 @@
 #define OFFSET 0
 #endif
 #ifndef STATS
-#define STATS 1       // stage 0: whether L is stored
+#define STATS 1       // stage 0: whether H and Z are stored
 #endif
 #ifndef WANT_DK
 #define WANT_DK 1     // stage 2: what is stored
@@ -98,15 +99,16 @@
 #ifndef PARAMS
 #define PARAMS __global const float *restrict Q, __global const float *restrict K, \
                __global const float *restrict V, __global float *restrict O, \
-               __global float *restrict L
+               __global float *restrict H, __global float *restrict Z
 #define LOAD_Q(b, m, d) Q[((size_t)(b) * M + (m)) * D + (d)]
 #define LOAD_K(b, n, d) K[((size_t)(b) * N + (n)) * D + (d)]
 #define LOAD_V(b, n, e) V[((size_t)(b) * N + (n)) * E + (e)]
 #define SCORE(b, m, n, s) ((s) * 0.125f)
 #define STORE_O(b, m, e, acc) O[((size_t)(b) * M + (m)) * E + (e)] = (acc)
-#define STORE_L(b, m, acc) L[(size_t)(b) * M + (m)] = (acc)
-// Stages 1 and 2 also call LOAD_G and LOAD_O (b, m, e), LOAD_L (b, m), GRAD (b, m, n, s, g), and
-// STORE_DQ (b, m, d, acc), STORE_DK (b, n, d, acc), STORE_DV (b, n, e, acc).
+#define STORE_H(b, m, acc) H[(size_t)(b) * M + (m)] = (acc)
+#define STORE_Z(b, m, acc) Z[(size_t)(b) * M + (m)] = (acc)
+// Stages 1 and 2 also call LOAD_G and LOAD_O (b, m, e), LOAD_H and LOAD_Z (b, m), GRAD (b, m, n,
+// s, g), and STORE_DQ (b, m, d, acc), STORE_DK (b, n, d, acc), STORE_DV (b, n, e, acc).
 #endif
 
 // Copy `count` rows (or columns) from `first` on into local memory, zero beyond the last.
@@ -175,7 +177,8 @@ void KERNEL_NAME(PARAMS)
 #if STAGE != 0
     __local ACC_T e_columns[TC * (E + 1)];
     __local ACC_T grads[TR * (TC + 1)];
-    __local ACC_T logs[STAGE == 2 ? TR : TC];       // L and W, of rows or of columns
+    __local ACC_T high[STAGE == 2 ? TR : TC];       // H, 1 / Z and W, of rows or of columns
+    __local ACC_T scale[STAGE == 2 ? TR : TC];
     __local ACC_T inner[STAGE == 2 ? TR : TC];
 #else
     __local ACC_T base[TC];                         // what is subtracted from a column
@@ -210,7 +213,8 @@ void KERNEL_NAME(PARAMS)
         for (int e = 0; e < E && c0 + item < COLUMNS; ++e)
             w += LOAD_O(b, c0 + item, e) * LOAD_G(b, c0 + item, e);
         inner[item] = w;
-        logs[item] = c0 + item < COLUMNS ? LOAD_L(b, c0 + item) : 0;
+        high[item] = c0 + item < COLUMNS ? LOAD_H(b, c0 + item) : 0;
+        scale[item] = c0 + item < COLUMNS ? 1 / LOAD_Z(b, c0 + item) : 0;
     }
 #endif
 #if STAGE != 1
@@ -235,7 +239,8 @@ void KERNEL_NAME(PARAMS)
             for (int e = 0; e < E && r0 + item < last_row; ++e)
                 w += LOAD_O(b, r0 + item, e) * LOAD_G(b, r0 + item, e);
             inner[item] = w;
-            logs[item] = r0 + item < last_row ? LOAD_L(b, r0 + item) : 0;
+            high[item] = r0 + item < last_row ? LOAD_H(b, r0 + item) : 0;
+            scale[item] = r0 + item < last_row ? 1 / LOAD_Z(b, r0 + item) : 0;
         }
 #else
         FETCH(d_rows, TR, r0, last_row, D, LOAD_K)
@@ -306,7 +311,7 @@ void KERNEL_NAME(PARAMS)
                 ACC_T g = 0;
                 if (r < last_row && c < COLUMNS) {
                     const ACC_T s = scores[j][i];
-                    weight = exp(SCORE_AT(r, c, s) - logs[own]);
+                    weight = exp(SCORE_AT(r, c, s) - high[own]) * scale[own];
                     g = weight * (slopes[j][i] - inner[own]);
                     g = GRAD_AT(r, c, s, g);
                 }
@@ -330,7 +335,8 @@ void KERNEL_NAME(PARAMS)
         rescale[item] = total;
 #if STATS
         if (c0 + item < COLUMNS) {
-            STORE_L(b, c0 + item, (top == -INFINITY ? 0 : top) + log(total));
+            STORE_H(b, c0 + item, top == -INFINITY ? 0 : top);
+            STORE_Z(b, c0 + item, total);
         }
 #endif
     }

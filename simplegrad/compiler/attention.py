@@ -15,12 +15,12 @@ and, as the gradient rules write them, with g the gradient of O:
     dS: dT after any elementwise operations
     dQ = einsum(dS, k) over n        dK = einsum(dS, q) over m        dV = einsum(P, g) over m
 
-Each of O, dQ, dK and dV becomes an ATTENTION node, and so does the logarithm of the sums that the
-backward parts read (``stats``). Its argument is (part, subscripts of the operands, of the result)
-in letters as an EINSUM's; its operands are q, k, v, T, and for backward parts dS, g, O and stats
-too. T and dS stand there as expressions over SCORE leaves, which the kernel brings. Where anything
-else reads a score or a gradient of one (a tensor that somebody holds, a learned bias, a second
-derivative), all parts of that attention are left as they were written.
+Each of O, dQ, dK and dV becomes an ATTENTION node, and so do the maxima and the sums of e that the
+backward parts read (``top`` and ``total``). Its argument is (part, subscripts of the operands, of
+the result) in letters as an EINSUM's; its operands are q, k, v, T, and for backward parts dS, g,
+O, top and total too. T and dS stand there as expressions over SCORE leaves, which the kernel
+brings. Where anything else reads a score or a gradient of one (a tensor that somebody holds, a
+learned bias, a second derivative), all parts of that attention are left as they were written.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ class _Maker:
             return self._node(node, part.name, srcs, letters, part.result)
         rows = tuple(a for a in everywhere if a not in own.axes)
         out = self._node(node, "out", srcs, letters, slope.g_letters)
-        stats = self._node(node, "stats", srcs, letters, rows)
+        top, total = (self._node(node, x, srcs, letters, rows) for x in ("top", "total"))
         d_s, d_s_letters = t, everywhere  # dV does without
         if part.d_s is not None:
             after = leaf(ops.SCORE, slope.d_t.shape, slope.d_t.dtype, 1)
             d_s = self._over_scores(part.d_s, {id(own.score): score, id(slope.d_t): after})
             d_s_letters = part.d_s_letters
-        srcs += [d_s, self.new[id(slope.g)], out, stats]
-        letters += [d_s_letters, slope.g_letters, slope.g_letters, rows]
+        srcs += [d_s, self.new[id(slope.g)], out, top, total]
+        letters += [d_s_letters, slope.g_letters, slope.g_letters, rows, rows]
         return self._node(node, part.name, srcs, letters, part.result)
 
     def _node(

@@ -26,10 +26,10 @@ from simplegrad.compiler.template import Holes, flattened
 from simplegrad.compiler.tiles import Shape, choose
 from simplegrad.graph.node import Node
 
-_OPERANDS = ("q", "k", "v", "t", "ds", "g", "o", "l")
-_STAGES = {"out": 0, "stats": 0, "dq": 1, "dk": 2, "dv": 2}
-_RESULTS = {"out": "bme", "stats": "bm", "dq": "bmd", "dk": "bnd", "dv": "bne"}
-_ALONG = {"q": "bmd", "k": "bnd", "v": "bne", "g": "bme", "o": "bme", "l": "bm"}
+_OPERANDS = ("q", "k", "v", "t", "ds", "g", "o", "h", "z")
+_STAGES = {"out": 0, "top": 0, "total": 0, "dq": 1, "dk": 2, "dv": 2}
+_RESULTS = {"out": "bme", "top": "bm", "total": "bm", "dq": "bmd", "dk": "bnd", "dv": "bne"}
+_ALONG = {"q": "bmd", "k": "bnd", "v": "bne", "g": "bme", "o": "bme", "h": "bm", "z": "bm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Attention(Kernel):
     """A kernel over the axes b, m, e and the reduced n, d that a template computes."""
 
     stage: int = 0
-    """0: the result and `stats`; 1: the gradient of the queries; 2: of keys and values."""
+    """0: the result, maxima and sums; 1: the gradient of the queries; 2: of keys and values."""
     axes: dict[str, Var] = field(default_factory=dict)
     """By name: b, m, n, d, e."""
     values: dict[str, Value] = field(default_factory=dict)
@@ -201,11 +201,11 @@ def _filled(kernel: Attention, holes: Holes, ctype: str) -> dict[str, object]:
             holes.load(f"LOAD_{name.upper()}", kernel.values[name], tuple(along))
     for hole, value, given in _functions(kernel):
         holes.load(hole, value, ("b", "m", "n"), "", given)
-    hole_of = {"out": "STORE_O", "stats": "STORE_L"}
+    hole_of = {"out": "STORE_O", "top": "STORE_H", "total": "STORE_Z"}
     for name, output in kernel.results.items():
         hole = hole_of.get(name, f"STORE_{name.upper()}")
         holes.store(hole, tuple(_RESULTS[name]), "", f"{ctype} acc", _bind_result, [output])
-    wanted = {"STATS": "stats", "WANT_DK": "dk", "WANT_DV": "dv"}
+    wanted = {"STATS": "top", "WANT_DK": "dk", "WANT_DV": "dv"}
     return {macro: int(name in kernel.results) for macro, name in wanted.items()}
 
 

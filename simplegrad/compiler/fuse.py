@@ -238,7 +238,7 @@ class Fuser:
             if first.op is ops.ATTENTION and first.srcs == root.srcs:
                 parts = {m.arg[0] for m in (*group.members, root)}
                 same = first.arg[1:-1] == root.arg[1:-1]
-                if same and (parts <= {"out", "stats"} or parts <= {"dk", "dv"}):
+                if same and (parts <= {"out", "top", "total"} or parts <= {"dk", "dv"}):
                     return group
         return None
 

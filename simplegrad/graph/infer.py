@@ -186,7 +186,7 @@ def _attention(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
             if extents.setdefault(index, n) != n:
                 raise VerifyError(f"attention: index {index} has {extents[index]} and {n}")
     dtype = ins[{"dq": 0, "dk": 1}.get(part, 2)][1]
-    if part == "stats":
+    if part in ("top", "total"):
         dtype = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
     return tuple(extents[index] for index in output), dtype
 
