@@ -455,7 +455,7 @@ CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis
 # What the compiler makes of others (`compiler.attention`): no user's graph holds these ------------
 
 ATTENTION = Op("attention", MADE, -1, kinds="f")
-"""arg: (part, operand subscripts …, output); operands and parts: see `compiler.attention`."""
+"""arg: (part, letters of the softmax, operand subscripts …, output); see `compiler.attention`."""
 SCORE = Op("score", LEAF, 0)
 """arg 0: a score inside an attention's expressions; 1: the gradient after its softmax."""
 

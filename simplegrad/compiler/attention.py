@@ -16,11 +16,12 @@ and, as the gradient rules write them, with g the gradient of O:
     dQ = einsum(dS, k) over n        dK = einsum(dS, q) over m        dV = einsum(P, g) over m
 
 Each of O, dQ, dK and dV becomes an ATTENTION node, and so do the maxima and the sums of e that the
-backward parts read (``top`` and ``total``). Its argument is (part, subscripts of the operands, of
-the result) in letters as an EINSUM's; its operands are q, k, v, T, and for backward parts dS, g,
-O, top and total too. T and dS stand there as expressions over SCORE leaves, which the kernel
-brings. Where anything else reads a score or a gradient of one (a tensor that somebody holds, a
-learned bias, a second derivative), all parts of that attention are left as they were written.
+backward parts read (``top`` and ``total``). Its argument is (part, letters of the softmax,
+subscripts of the operands, of the result), letters as an EINSUM's; its operands are q, k, v, T,
+and for backward parts dS, g, O, top and total too. T and dS stand there as expressions over SCORE
+leaves, which the kernel brings. Where anything else reads a score or a gradient of one (a tensor
+that somebody holds, a learned bias, a second derivative), all parts of that attention are left as
+they were written.
 """
 
 from __future__ import annotations
@@ -114,10 +115,10 @@ class _Maker:
         everywhere = tuple(range(own.rank))
         letters = [own.q_letters, own.k_letters, part.v_letters, everywhere]
         if slope is None:
-            return self._node(node, part.name, srcs, letters, part.result)
+            return self._node(node, part, part.name, srcs, letters, part.result)
         rows = tuple(a for a in everywhere if a not in own.axes)
-        out = self._node(node, "out", srcs, letters, slope.g_letters)
-        top, total = (self._node(node, x, srcs, letters, rows) for x in ("top", "total"))
+        out = self._node(node, part, "out", srcs, letters, slope.g_letters)
+        top, total = (self._node(node, part, x, srcs, letters, rows) for x in ("top", "total"))
         d_s, d_s_letters = t, everywhere  # dV does without
         if part.d_s is not None:
             after = leaf(ops.SCORE, slope.d_t.shape, slope.d_t.dtype, 1)
@@ -125,15 +126,17 @@ class _Maker:
             d_s_letters = part.d_s_letters
         srcs += [d_s, self.new[id(slope.g)], out, top, total]
         letters += [d_s_letters, slope.g_letters, slope.g_letters, rows, rows]
-        return self._node(node, part.name, srcs, letters, part.result)
+        return self._node(node, part, part.name, srcs, letters, part.result)
 
     def _node(
-        self, node: Node, name: str, srcs: list[Node], letters: list[Letters], result: Letters
-    ) -> Node:
+        self, node: Node, part: Part, name: str, srcs: list[Node], letters: list[Letters],
+        result: Letters,
+    ) -> Node:  # fmt: skip
         numbers: dict[int, int] = {}
         for letter in (i for term in letters for i in term):
             numbers.setdefault(letter, len(numbers))
-        arg = (name, *[tuple(numbers[i] for i in x) for x in [*letters, result]])
+        named = [part.softmax.axes, *letters, result]
+        arg = (name, *[tuple(numbers[i] for i in x) for x in named])
         key = (arg, tuple(map(id, srcs)))
         if key not in self._made:
             self._made[key] = make(ops.ATTENTION, tuple(srcs), arg)

@@ -1,10 +1,10 @@
 """ATTENTION nodes as kernels: ``kernels/attention_cpu.cl`` and ``attention_gpu.cl``.
 
 The axes of all operands fall into five groups: *d* (only queries and keys have it), *e* (only
-values), *m* (of the scores' axes, those that keys lack), *n* (those that queries lack), and the
-batch *b*, all others. A kernel is written over the five flattened axes, and the template's holes
-are filled with what the emitter makes of each operand at its own: operands are read in place
-through whatever views, scale and mask are functions of a score and its position.
+values), *n* (those of the softmax), *m* (of the scores' other axes, those that neither keys nor
+values have), and the batch *b*, all others. A kernel is written over the five flattened axes, and
+the template's holes are filled with what the emitter makes of each operand at its own: operands
+are read in place through whatever views, scale and mask are functions of a score and its position.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def lower(group: Group, roots: frozenset[int]) -> list[Lowered]:
     """Return the one kernel of a group of ATTENTION nodes."""
     first = group.members[0]
     builder = Builder(roots)
-    _, *subscripts, _ = first.arg
+    _, keys, *subscripts, _ = first.arg
     extents: dict[int, int] = {}
     for term, src in zip(subscripts, first.srcs, strict=True):
         extents.update(zip(term, src.shape, strict=True))
@@ -83,7 +83,7 @@ def lower(group: Group, roots: frozenset[int]) -> list[Lowered]:
         if member in group.stored:
             stores[member.arg[0]] = (builder.argument(member, "out"), flat, member)
         builder.computed[id(member)] = member
-    letters = _groups(subscripts)
+    letters = _groups(keys, subscripts)
     rewriter, axes = flattened({n: [variables[i] for i in own] for n, own in letters.items()})
     values = {name: rewriter.value(v) for name, v in values.items()}
     results = {
@@ -105,12 +105,12 @@ def lower(group: Group, roots: frozenset[int]) -> list[Lowered]:
     return [Lowered(kernel, tuple(builder.sources), group)]
 
 
-def _groups(subscripts: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
+def _groups(keys: Sequence[int], subscripts: Sequence[tuple[int, ...]]) -> dict[str, list[int]]:
     """Return the letters of each group of axes, in the order in which the operands have them."""
     q, k, v, t = subscripts[:4]
-    groups: dict[str, list[int]] = {"b": [], "m": [], "n": [], "d": [], "e": []}
-    for i in t:
-        groups["m" if i in q and i not in k else "n" if i in k and i not in q else "b"].append(i)
+    groups: dict[str, list[int]] = {"b": [], "m": [], "n": list(keys), "d": [], "e": []}
+    for i in (x for x in t if x not in keys):
+        groups["m" if i in q and i not in (*k, *v) else "b"].append(i)
     groups["d"] = [i for i in k if i not in t]
     groups["e"] = [i for i in v if i not in t]
     return groups

@@ -23,6 +23,8 @@ _MOST_SEEN = 96
 """Most operations looked at on the way to the scores."""
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which the plain path is as good."""
+_LEAST_QUERIES = 8
+"""Queries that read the same keys, below which lanes stay empty and the scores are few anyway."""
 Letters = tuple[int, ...]
 Readers = dict[int, list[Node]]
 
@@ -61,6 +63,14 @@ class Softmax:
     def keys(self) -> set[int]:
         """The letters that the softmax runs over, those of one element left out."""
         return {a for a in self.axes if self.t.shape[a] > 1}
+
+    def batch(self, v_letters: Letters) -> set[int]:
+        """Return the letters of T that keys or values have too, or that queries lack.
+
+        The gradient of an operand that lacks one of them is a sum over it, which no kernel does.
+        """
+        m = set(self.q_letters) - {*self.k_letters, *v_letters}
+        return {a for a, n in enumerate(self.t.shape) if n > 1} - set(self.axes) - m
 
     @property
     def free(self) -> int:
@@ -418,7 +428,13 @@ def _worth(part: Part, room: int) -> bool:
         size_of(tuple(n for x, n in zip(letters, node.shape, strict=True) if x >= own.rank))
         for letters, node in ((own.q_letters, own.q), (part.v_letters, part.v))
     ]
-    fits = len(types) == 1 and sum(width) * ctext.width(own.t.dtype.compute) <= room
+    batch = own.batch(part.v_letters)
+    m = size_of(tuple(n for a, n in enumerate(own.t.shape) if a not in batch and a not in own.axes))
+    fits = (
+        m >= _LEAST_QUERIES
+        and len(types) == 1
+        and sum(width) * ctext.width(own.t.dtype.compute) <= room
+    )
     return fits and own.t.size * sum(width) >= _LEAST_WORK
 
 
@@ -445,7 +461,8 @@ def _part(softmax: Softmax, node: Node, which: int) -> Part | None:
         both = dict(names)
         agree = all(both.setdefault(i, x) == x for i, x in zip(theirs, axes, strict=False))
         result = tuple(both.get(i, -1) for i in node.arg[2])
-        if other is operand and agree and sorted(result) == sorted(wanted):
+        whole = softmax.batch(slope.v_letters) <= set(wanted)
+        if other is operand and agree and whole and sorted(result) == sorted(wanted):
             d_s = _with_ones(_inverse(chain, len(base.shape)), softmax)
             return Part(softmax, name, result, slope.v, slope.v_letters, slope, base, d_s)
     return None
@@ -485,11 +502,10 @@ def _of_weights(softmax: Softmax, node: Node, which: int, letters: Letters) -> P
         return None
     if summed == softmax.keys:
         return Part(softmax, "out", result, other, other_letters)
-    if summed != {x for x in softmax.q_letters if x < softmax.rank} - set(softmax.k_letters):
-        return None
     for slope in softmax.slopes.values():
         renamed = dict(zip(other_letters, slope.g_letters, strict=False))
-        result = tuple(renamed.get(x, x) for x in result)
-        if slope.g is other and sorted(result) == sorted(slope.v_letters):
-            return Part(softmax, "dv", result, slope.v, slope.v_letters, slope)
+        letters = tuple(renamed.get(x, x) for x in result)
+        whole = softmax.batch(slope.v_letters) <= set(slope.v_letters)
+        if slope.g is other and whole and sorted(letters) == sorted(slope.v_letters):
+            return Part(softmax, "dv", letters, slope.v, slope.v_letters, slope)
     return None

@@ -179,7 +179,7 @@ def _einsum(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 
 
 def _attention(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
-    part, *subscripts, output = arg
+    part, _, *subscripts, output = arg
     extents: dict[int, int] = {}
     for subscript, (shape, _) in zip(subscripts, ins, strict=True):
         for index, n in zip(subscript, shape, strict=True):

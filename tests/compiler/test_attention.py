@@ -69,7 +69,7 @@ def check(leaves: list[Tensor], change: Callable[[Any], Any], rtol: float = 2e-5
 
 @pytest.mark.parametrize(
     "sizes",  # m, n, d, e
-    [(33, 100, 8, 64), (129, 7, 20, 80), (1, 129, 64, 20)],
+    [(33, 100, 8, 64), (129, 7, 20, 80), (8, 129, 64, 20)],
     ids=str,
 )
 def test_sizes_forward_and_backward(cl_device: Any, sizes: tuple[int, ...]) -> None:
@@ -78,9 +78,11 @@ def test_sizes_forward_and_backward(cl_device: Any, sizes: tuple[int, ...]) -> N
     compare([check(leaves, lambda s: s)], [exact(*leaves)])
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 8, 8), (64, 1, 8, 8), (64, 64, 1, 1)], ids=str)
-def test_single_keys_and_widths_of_one(one_cl_device: Any, sizes: tuple[int, ...]) -> None:
-    """Not an attention any more once the axes of one element are gone: the plain path."""
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 8, 8), (64, 1, 8, 8), (64, 64, 1, 1), (1, 129, 64, 20)], ids=str
+)
+def test_single_queries_keys_and_widths(one_cl_device: Any, sizes: tuple[int, ...]) -> None:
+    """The plain path: axes of one element are gone from a product, and few queries gain nothing."""
     m, n, d, e = sizes
     leaves = operands((2, 3, m, d), (2, 3, n, d), (2, 3, n, e))
     compare([attention(*leaves).numpy()], [exact(*leaves)])
@@ -192,6 +194,32 @@ def test_keys_shared_by_heads_and_three_axes(one_cl_device: Any) -> None:
         weight = RNG.standard_normal(build().shape).astype(np.float32)
         got, names = run(build, leaves, weight)
         assert {"k_attention_out_top_total"} | BACKWARD <= names, terms
+        with sg.fusion(False):
+            want, _ = run(build, leaves, weight)
+        compare(got, want)
+
+
+def test_axes_that_not_all_operands_have(one_cl_device: Any) -> None:
+    """A kernel where each result belongs to one b, else the plain path; right in any case."""
+    for first, second, forward, backward, *shapes in (
+        # one set of keys, values of each row: experts and their gates; the same of more queries
+        ("bd,nd->bn", "bn,bne->be", False, False, (40, 16), (30, 16), (40, 30, 24)),
+        ("bmd,nd->bmn", "bmn,bne->bme", True, False, (5, 12, 16), (30, 16), (5, 30, 24)),
+        # one set of queries, of values, of both
+        ("md,hnd->hmn", "hmn,hne->hme", True, False, (40, 16), (3, 30, 16), (3, 30, 24)),
+        ("hmd,hnd->hmn", "hmn,ne->hme", True, False, (3, 40, 16), (3, 30, 16), (30, 24)),
+        ("md,hnd->hmn", "hmn,ne->hme", True, False, (40, 16), (3, 30, 16), (30, 24)),
+    ):
+        q, k, v = leaves = operands(*shapes)
+
+        def build(first: str = first, second: str = second) -> Any:
+            return q.einsum(first, k).softmax().einsum(second, v)  # noqa: B023
+
+        with sg.no_grad(), sg.Profile() as profile:
+            weight = np.ones_like(build().numpy())
+        assert (FORWARD in profile.kernels) == forward, first
+        got, names = run(build, leaves, weight)
+        assert (names >= BACKWARD) == backward, first
         with sg.fusion(False):
             want, _ = run(build, leaves, weight)
         compare(got, want)
