@@ -88,7 +88,7 @@ def test_single_queries_keys_and_widths(one_cl_device: Any, sizes: tuple[int, ..
     compare([attention(*leaves).numpy()], [exact(*leaves)])
 
 
-@pytest.mark.parametrize("sizes", [(33, 100, 8, 64), (70, 7, 100, 20)], ids=str)
+@pytest.mark.parametrize("sizes", [(33, 70, 12, 20)], ids=str)
 def test_gpu_kernels(cl_device: Any, sizes: tuple[int, ...]) -> None:
     m, n, d, e = sizes
     leaves = operands((2, 3, m, d), (2, 3, n, d), (2, 3, n, e))
@@ -122,18 +122,17 @@ def test_what_stands_between_scores_and_softmax(one_cl_device: Any, change: str)
     compare([check(leaves, CHANGES[change])], [exact(*leaves, CHANGES[change])])
 
 
-def test_rows_that_see_nothing_but_large_numbers(cl_device: Any) -> None:
+def test_rows_that_see_nothing_but_large_numbers(one_cl_device: Any) -> None:
     """Masked by a finite number, such a row weighs all keys alike, in its gradients too."""
     leaves = operands((1, 2, 40, 8), (1, 2, 50, 8), (1, 2, 50, 8))
     mask = np.ones((40, 50), bool)
     mask[7], mask[20:, 30:] = False, False
     shift = Tensor(np.where(mask, 0, -1e9).astype(np.float32), requires_grad=False)
     check(leaves, lambda s: s + shift)
-    check(leaves, lambda s: Tensor(mask).where(s, float(s.dtype.low)))
 
 
 @pytest.mark.parametrize(("dtype", "rtol"), [("float16", 2e-3), ("bfloat16", 2e-2)])
-def test_half_storage(cl_device: Any, dtype: str, rtol: float) -> None:
+def test_half_storage(one_cl_device: Any, dtype: str, rtol: float) -> None:
     leaves = operands((1, 2, 70, 16), (1, 2, 50, 16), (1, 2, 50, 24), dtype=dtype)
     check(leaves, lambda s: s, rtol)
     compare([attention(*leaves).numpy()], [exact(*leaves)], rtol)
@@ -403,7 +402,7 @@ def test_function_against_numpy(device: Any) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(100, 40), (40, 100)], ids=str)
-def test_causal_blocks_are_left_out_rightly(cl_device: Any, sizes: tuple[int, int]) -> None:
+def test_causal_blocks_are_left_out_rightly(one_cl_device: Any, sizes: tuple[int, int]) -> None:
     m, n = sizes
     leaves = operands((1, 2, m, 16), (1, 2, n, 16), (1, 2, n, 16))
     weight = RNG.standard_normal((1, 2, m, 16)).astype(np.float32)
