@@ -86,5 +86,6 @@ class _Settler:
             outputs=tuple(
                 Output(o.arg, self.values[id(o.value)], self.index(o.index)) for o in old.outputs
             ),
+            asked=tuple(self.values[id(v)] for v in old.asked),
             split=split,
         )
