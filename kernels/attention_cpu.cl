@@ -111,6 +111,9 @@
 #ifndef WIDE
 #define WIDE 0        // whether SCORE_V and GRAD_V are there
 #endif
+#ifndef OWN_EXP
+#define OWN_EXP 1     // 1: the exponential below, for floats; 0: the driver's
+#endif
 
 #define NR (NV * VW)
 #define PANELS (CB / NR)
@@ -152,7 +155,7 @@ typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 // also take the smallest numbers apart; weights below 1e-38 do not show beside one of 1.
 static inline ACC_V exponential(ACC_V x)
 {
-#if defined(__FAST_RELAXED_MATH__) || !defined(OWN_EXP)
+#if defined(__FAST_RELAXED_MATH__) || !OWN_EXP
     return exp(x);
 #else
     const ACC_V shifted = x * 1.44269504f + 12582912.0f;

@@ -135,8 +135,7 @@ def render(kernel: Attention, target: Target) -> Body:
     if not gpu:
         wide = columns if extents[columns] >= lanes else ""
         defines |= {"VW": lanes, "WIDE": int(bool(wide)), **_wide(kernel, holes, wide)}
-        if ctype == "float":
-            defines["OWN_EXP"] = 1
+        defines["OWN_EXP"] = int(ctype == "float")
     defines |= _filled(kernel, holes, ctype)
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
