@@ -84,7 +84,7 @@ def match(kernel: Kernel, target: Target) -> Product | None:
 
 def _for_matrix_units(product: Product) -> Product:
     """Return the product over bits, where matrix units may compute it; else as it is."""
-    if min(product.m.extent, product.n.extent, product.k.extent) < _LEAST_PIECE:
+    if min(estimate(v.extent) for v in (product.m, product.n, product.k)) < _LEAST_PIECE:
         return product
     found = matrix_units.as_bits(product.kernel, product.a, product.b)
     if found is None:

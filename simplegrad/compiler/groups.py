@@ -259,15 +259,16 @@ def column_parts(kernel: Kernel, limits: Limits) -> int:
 
     Neighbouring columns are read together, so that few columns keep few compute units busy.
     """
-    outer = size_of(tuple(v.extent for v in kernel.outer))
-    length = size_of(tuple(v.extent for v in kernel.reduce))
+    outer = estimate(size_of(tuple(v.extent for v in kernel.outer)))
+    length = estimate(size_of(tuple(v.extent for v in kernel.reduce)))
     positions = any(r.op in (ops.ARGMAX, ops.ARGMIN) for r in kernel.reductions)
     most = _NEIGHBOURS * limits.parallel // (2 if positions else 1)  # these compute more a read
     if not kernel.reductions or not 0 < outer <= most:
         return 1
     parts = min(
         outer * length // _COLUMN_WORK, -(-4 * _NEIGHBOURS * limits.parallel // outer),
-        length // _NEIGHBOURS, max((v.extent for v in kernel.reduce), default=1), _MOST_PARTS,
+        length // _NEIGHBOURS, max((estimate(v.extent) for v in kernel.reduce), default=1),
+        _MOST_PARTS,
     )  # fmt: skip
     if parts < 2 or any(depends_on_reduced(r.value) for r in kernel.reductions):
         return 1

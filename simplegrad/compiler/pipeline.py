@@ -32,7 +32,7 @@ from simplegrad.compiler.fuse import Group, Limits, fuse
 from simplegrad.compiler.groups import Lowered, column_parts, lower, signature, two_stages
 from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.settle import settled
-from simplegrad.compiler.symbolic import current, estimate
+from simplegrad.compiler.symbolic import current, estimate, names_in
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.verify import verify_kernel
 from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
@@ -273,7 +273,9 @@ def _batches(
     open_: dict[int, tuple[list[int], int]] = {}
     room = target.max_parameter_bytes - 64
     for i in sorted(range(len(lowered)), key=lambda i: levels[i]):
-        bytes_ = _POINTER * len(lowered[i].kernel.args)
+        sizes = len(list(names_in(bodies[i].lines)))
+        sizes += 2 if sizes else 0  # where its work-groups begin and end
+        bytes_ = _POINTER * (len(lowered[i].kernel.args) + sizes)
         axes = lowered[i].kernel.outer + lowered[i].kernel.reduce
         # Barriers stay out of conditions, even uniform ones: PoCL 3.0 gives wrong numbers there.
         alone = bool(bodies[i].template) or bodies[i].local_bytes > 0

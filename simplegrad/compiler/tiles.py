@@ -99,7 +99,7 @@ def _groups(tile: Tile, extents: tuple[int, ...]) -> int:
     """Return the work-groups that a tile takes for other extents."""
     number = tile.parameters
     rows, columns = ("TI", "TJ") if tile.stem == "as_strided" else ("MB", "NB")
-    if tile.stem == "einsum_gpu":
+    if "TM" in number:
         rows, columns = "TM", "TN"
     tiles = extents[0] * number.get("SPLIT_K", 1)
     for extent, name in ((extents[1], rows), (extents[2], columns)):

@@ -12,6 +12,7 @@ import pytest
 import simplegrad as sg
 from simplegrad import Adam, Tensor, settings
 from simplegrad.compiler import generic
+from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.symbolic import (
     Trace,
     ceil_div,
@@ -27,7 +28,8 @@ from simplegrad.compiler.symbolic import (
     symbol,
     symbolic,
 )
-from simplegrad.errors import VerifyError
+from simplegrad.compiler.template import Holes
+from simplegrad.errors import BuildError, VerifyError
 from simplegrad.runtime import realize
 from simplegrad.runtime.program_cache import counters
 
@@ -227,6 +229,31 @@ def test_a_failure_falls_back(one_cl_device: Any, monkeypatch: pytest.MonkeyPatc
             np.testing.assert_allclose(Tensor(x).sum(0).numpy(), x.sum(0), rtol=1e-5, atol=1e-5)
     with pytest.raises(KeyError):  # tests must see it
         Tensor(floats(7, 12)).sum(0).numpy()
+
+
+def test_what_the_driver_refuses_falls_back(
+    one_cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiles = one_cl_device.compile
+
+    def refuses(text: str, *options: Any) -> Any:
+        if "size0" in text:
+            raise BuildError("refused")
+        return compiles(text, *options)
+
+    monkeypatch.setattr(one_cl_device, "compile", refuses)
+    with settings.override(verify=False):
+        for n in (9, 8, 7):
+            x = floats(n, 13)
+            np.testing.assert_allclose(Tensor(x).sum(0).numpy(), x.sum(0), rtol=1e-5, atol=1e-5)
+    assert not families()[0].programs
+
+
+def test_what_a_template_must_know_is_no_parameter(trace: Trace) -> None:
+    holes = Holes(Kernel("k_none", (), (), (), (), ()), {}, 1, "gpu")
+    assert "SPLIT_K 2" in holes.program("einsum_gpu", {"SPLIT_K": 2})
+    with pytest.raises(VerifyError, match=r"must know SPLIT_K, which is s0"):
+        holes.program("einsum_gpu", {"SPLIT_K": symbol(0)})
 
 
 # The arithmetic of numbers that stand for any -----------------------------------------------------
