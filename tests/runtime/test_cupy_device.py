@@ -89,6 +89,16 @@ def test_the_spiral_trains_on_the_standin(standin: Standin) -> None:
     assert standin.calls["asnumpy"] == 3  # the losses: nothing else came back
 
 
+def test_the_example_runs_on_the_selector(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["spiral", "--device", "cupy", "--epochs", "2"])
+    monkeypatch.setattr(spiral, "picture", lambda *_: "no picture")
+    spiral.main()
+    assert "crude:CuPy: loss" in capsys.readouterr().out
+    assert standin.calls["einsum"] > 10
+
+
 def test_calls_of_one_expression(standin: Standin) -> None:
     with sg.device(sg.devices.CuPy):
         x = Tensor([1.0, 2.0]).realize()
