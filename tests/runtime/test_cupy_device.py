@@ -12,7 +12,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Adam, Tensor
-from simplegrad.examples import spiral
+from simplegrad.examples import frame, spiral
 
 
 class Array(np.ndarray):
@@ -93,9 +93,9 @@ def test_the_example_runs_on_the_selector(
     standin: Standin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["spiral", "--device", "cupy", "--epochs", "2"])
-    monkeypatch.setattr(spiral, "picture", lambda *_: "no picture")
-    spiral.main()
-    assert "crude:CuPy: loss" in capsys.readouterr().out
+    monkeypatch.setattr(spiral, "draw", lambda *_: None)
+    frame.main("spiral", spiral.__doc__, spiral.train, epochs=2, out="unused.png")
+    assert "CuPy" in capsys.readouterr().out
     assert standin.calls["einsum"] > 10
 
 
