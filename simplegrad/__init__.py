@@ -90,6 +90,17 @@ from simplegrad.tensor.functions import (
 )
 from simplegrad.tensor.indexing import scatter_add
 from simplegrad.tensor.modes import no_grad
+from simplegrad.tensor.standard import array_namespace_info as __array_namespace_info__
+from simplegrad.tensor.standard import (
+    broadcast_shapes,
+    copysign,
+    cumulative_prod,
+    isin,
+    log10,
+    logaddexp,
+    positive,
+    searchsorted,
+)
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat, stack
 
@@ -153,13 +164,17 @@ __all__ = [
     "Symbolic",
     "Tensor",
     "UnsupportedOp",
+    "__array_namespace_info__",
     "arange",
     "asarray",
     "bfloat16",
     "bool",
     "broadcast_arrays",
+    "broadcast_shapes",
     "can_cast",
     "concat",
+    "copysign",
+    "cumulative_prod",
     "default_float",
     "device",
     "devices",
@@ -186,7 +201,10 @@ __all__ = [
     "int32",
     "int64",
     "isdtype",
+    "isin",
     "linspace",
+    "log10",
+    "logaddexp",
     "matmul",
     "memory_stats",
     "meshgrid",
@@ -198,11 +216,13 @@ __all__ = [
     "ones_like",
     "ops",
     "pi",
+    "positive",
     "random",
     "realize",
     "result_type",
     "scaled_dot_product_attention",
     "scatter_add",
+    "searchsorted",
     "set_default_float",
     "settings",
     "stack",

@@ -13,7 +13,7 @@ from simplegrad.graph.node import Node, make
 from simplegrad.ops import Op
 from simplegrad.tensor.core import lift, normalize_axes, normalize_axis
 from simplegrad.tensor.modes import no_grad
-from simplegrad.tensor.views import Views
+from simplegrad.tensor.views import Views, concat
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -163,15 +163,24 @@ class Reductions(Views):
             raise ShapeError(f"cumulative_sum: shape {self.shape} needs an axis")
         return self.cumsum(0 if axis is None else axis, dtype, include_initial)
 
-    def diff(self, axis: int = -1) -> Tensor:
-        """Return the differences of neighbours along `axis`."""
+    def diff(self, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Tensor:
+        """Return the differences of neighbours along `axis`, taken `n` times.
+
+        `prepend` and `append` are joined to the array first.
+        """
         axis = normalize_axis("diff", axis, self.ndim)
-        n, whole = self.shape[axis], [(0, m, 1) for m in self.shape]
-        late, early = list(whole), list(whole)
-        late[axis], early[axis] = (min(1, n), max(n - 1, 0), 1), (0, max(n - 1, 0), 1)
-        x = self._node
-        node = make(ops.SUB, (build.slice_(x, late), build.slice_(x, early)))
-        return lift(node, x)
+        if n < 0:
+            raise ShapeError(f"diff: n={n} must not be negative")
+        parts = [part for part in (prepend, self, append) if part is not None]
+        result = self if len(parts) == 1 else concat(parts, axis)
+        x = result._node
+        for _ in range(n):
+            extent, whole = x.shape[axis], [(0, m, 1) for m in x.shape]
+            late, early = list(whole), list(whole)
+            late[axis] = (min(1, extent), max(extent - 1, 0), 1)
+            early[axis] = (0, max(extent - 1, 0), 1)
+            x = make(ops.SUB, (build.slice_(x, late), build.slice_(x, early)))
+        return lift(x, result._node)
 
 
 def _mean(

@@ -358,8 +358,10 @@ class Views(Elementwise):
     def repeat(self, repeats: Any, axis: int | None = None) -> Tensor:
         """Return each element `repeats` times in a row; without `axis`, of the flat array.
 
-        `repeats` is an integer, or one for each element along `axis`.
+        `repeats` is an integer, or one for each element along `axis`; those of a tensor are
+        computed now and read back, since the result's shape needs them.
         """
+        repeats = repeats.tolist() if isinstance(repeats, Core) else repeats
         if axis is None:
             return self.flatten().repeat(repeats, 0)
         axis = normalize_axis("repeat", axis, self.ndim)

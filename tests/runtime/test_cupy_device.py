@@ -12,7 +12,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Adam, Tensor
-from simplegrad.examples import spiral
+from simplegrad.examples import frame, spiral
 
 
 class Array(np.ndarray):
@@ -87,6 +87,16 @@ def test_the_spiral_trains_on_the_standin(standin: Standin) -> None:
     used = {"exp", "log", "add", "multiply", "power", "greater_equal", "sum", "max", "einsum"}
     assert used <= set(standin.calls)
     assert standin.calls["asnumpy"] == 3  # the losses: nothing else came back
+
+
+def test_the_example_runs_on_the_selector(
+    standin: Standin, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["spiral", "--device", "cupy", "--epochs", "2"])
+    monkeypatch.setattr(spiral, "draw", lambda *_: None)
+    frame.main("spiral", spiral.__doc__, spiral.train, epochs=2, out="unused.png")
+    assert "CuPy" in capsys.readouterr().out
+    assert standin.calls["einsum"] > 10
 
 
 def test_calls_of_one_expression(standin: Standin) -> None:
