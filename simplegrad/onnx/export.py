@@ -74,6 +74,7 @@ def export(
         writer.write(node)
     for name, node in zip(names, outputs, strict=True):
         writer.output(node, name)
+    writer.prune()
     _save(
         onnx,
         writer,

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from simplegrad.errors import ModelError, SimplegradError, UnsupportedOp
-from simplegrad.onnx import registry
+from simplegrad.onnx.operators import find
+from simplegrad.onnx.registry import Rule
 from simplegrad.onnx.tensors import DTYPES
 
 MAX_DEPTH = 32
@@ -146,10 +147,10 @@ class Operators:
                 self._schemas[key] = None
         return self._schemas[key]
 
-    def rule(self, domain: str, op: str, version: int) -> registry.Rule | None:
+    def rule(self, domain: str, op: str, version: int) -> Rule | None:
         """Return the rule for an operator as an opset defines it, or None."""
         schema = self.schema(domain, op, version)
-        return None if schema is None else registry.find(domain, op, schema.since_version)
+        return None if schema is None else find(domain, op, schema.since_version)
 
     def check(self, nodes: Iterable[Any], versions: dict[str, int]) -> None:
         """Raise one `UnsupportedOp` that names every operator without a rule, and its nodes."""

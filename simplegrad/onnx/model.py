@@ -18,7 +18,7 @@ from simplegrad import dtypes
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ModelError, ShapeError, SimplegradError
 from simplegrad.graph.infer import size_of
-from simplegrad.onnx import files, operators
+from simplegrad.onnx import files
 from simplegrad.onnx.registry import Call, Rule
 from simplegrad.onnx.tensors import MAX_BYTES, NUMBERS, Value, read_tensor
 from simplegrad.runtime import devices
@@ -464,6 +464,3 @@ def load(path: str | os.PathLike[str], device: Any = None, requires_grad: bool =
         raise
     except Exception as error:  # names that are no text, numbers out of range, …
         raise ModelError(f"load: {path} is malformed: {type(error).__name__}: {error}") from error
-
-
-__all__ = ["Model", "load", "operators"]

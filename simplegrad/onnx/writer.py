@@ -18,7 +18,7 @@ from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node, const_value
-from simplegrad.onnx import formulas
+from simplegrad.onnx import formulas, patterns
 from simplegrad.onnx.tensors import NUMBERS
 from simplegrad.ops import Op
 from simplegrad.runtime import realize as execution
@@ -34,6 +34,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.bytes = 0
+        self._outputs: list[str] = []
         self._taken = set(taken)
         self._counters: dict[str, Any] = {}
         self._values: dict[int, tuple[str, Shape]] = {}
@@ -115,6 +116,24 @@ class Writer:
             self._full[id(node)] = self.op("Expand", name, self.ints(node.shape))
         return self._full[id(node)]
 
+    def shaped(self, node: Node, shape: Shape) -> str:
+        """Return a node's value with other extents, that of its own operand where they fit."""
+        while node.shape != shape and node.op is ops.RESHAPE and node.buffer is None:
+            node = node.srcs[0]
+        name = self.full(node)
+        return name if node.shape == shape else self.reshape(name, shape)
+
+    def prune(self) -> None:
+        """Drop what no output needs: views that became part of an operator."""
+        needed = {f"to_{name}" for name in self._outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
+        self.initializers = [t for t in self.initializers if t.name in needed]
+
     def write(self, node: Node) -> None:
         """Write a node whose operands are written."""
         op = node.op
@@ -151,6 +170,7 @@ class Writer:
 
     def output(self, node: Node, name: str) -> None:
         """Give a value its name among the model's outputs."""
+        self._outputs.append(name)
         self.nodes.append(
             self._onnx.helper.make_node("Identity", [self.full(node)], [name], name=f"to_{name}")
         )
@@ -246,6 +266,9 @@ _REDUCTIONS = {ops.SUM: "ReduceSum", ops.PROD: "ReduceProd", ops.MAX: "ReduceMax
 
 
 def _reduce(w: Writer, node: Node) -> str:
+    found = patterns.pool(w, node)
+    if found is not None:
+        return found
     name, wide = _wide(w, node, node.op)
     name = w.op(_REDUCTIONS[node.op], name, w.ints(node.arg), keepdims=0)
     return name if wide is node.dtype else w.cast(name, node.dtype)
@@ -264,6 +287,9 @@ def _cumsum(w: Writer, node: Node) -> str:
 
 
 def _einsum(w: Writer, node: Node) -> str:
+    found = patterns.conv(w, node)
+    if found is not None:
+        return found
     *subscripts, output = node.arg
     wide = formulas.computed_in(node.op, node.dtype)
     names = [w.full(s) for s in node.srcs]
