@@ -16,6 +16,8 @@ from simplegrad.onnx.operators import find
 from simplegrad.onnx.registry import Rule
 from simplegrad.onnx.tensors import DTYPES
 
+MAX_FILE = 1 << 31
+"""Most bytes of a model file: protobuf knows no larger message."""
 MAX_DEPTH = 32
 """How deep functions and subgraphs may stand inside each other."""
 
@@ -36,7 +38,10 @@ def library() -> Any:
 def read(path: str | os.PathLike[str]) -> Any:
     """Return the ``ModelProto`` of a file; `ModelError` where it is none, or is cut short."""
     onnx = library()
-    data = Path(path).read_bytes()
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_FILE)
+    if len(data) == MAX_FILE:
+        raise ModelError(f"load: {path} has 2 GiB or more; keep weights in files beside it")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -45,6 +50,13 @@ def read(path: str | os.PathLike[str]) -> Any:
     if not model.HasField("graph") or not model.graph.output:
         raise ModelError(f"load: {path} holds no graph with outputs; it is no model or truncated")
     return model
+
+
+def copied(message: Any) -> Any:
+    """Return a message of its own."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def opsets(imports: Iterable[Any]) -> dict[str, int]:
@@ -134,7 +146,7 @@ class Operators:
 
     def __init__(self, functions: Iterable[Any]) -> None:
         self.defs = library().defs
-        self.local = {(f.domain, f.name): f for f in functions}
+        self.local = {(f.domain, f.name): copied(f) for f in functions}
         self._schemas: dict[tuple[str, str, int], Any] = {}
 
     def schema(self, domain: str, op: str, version: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,20 @@ def test_old_and_new_forms_of_an_operator(tmp_path: Path) -> None:
     new = model([node("Unsqueeze", "x a", "y")], {"a": np.array([0])}, opset=13)
     for proto in (old, new):
         assert load(proto, tmp_path)(X).shape == (1, 2, 3)
+
+
+def test_a_weight_that_is_also_an_input_has_a_default(tmp_path: Path) -> None:
+    nodes = [node("Neg", "w", "v"), node("Add", "x v", "y")]
+    loaded = load(model(nodes, {"w": X[0]}, {"x": [2, 3], "w": [3]}), tmp_path)
+    assert list(loaded.inputs) == ["x"]
+    np.testing.assert_array_equal(loaded(X).numpy(), X - X[0])
+    np.testing.assert_array_equal(loaded(X, w=X[1]).numpy(), X - X[1])
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(sg.SimplegradError, match=r"simplegrad\[onnx\]"):
+        sgx.load(tmp_path / "model.onnx")
 
 
 # Arguments --------------------------------------------------------------------------------------
