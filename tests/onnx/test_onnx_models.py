@@ -14,6 +14,9 @@ import pytest
 import simplegrad as sg
 import simplegrad.onnx as sgx
 from simplegrad import Tensor
+from simplegrad.examples import bert, gan, spiral, transformer
+from simplegrad.examples import cnn as cnn_example
+from simplegrad.examples import lstm as lstm_example
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -116,6 +119,50 @@ def test_round_trip(name: str, tmp_path: Path, device: Any) -> None:
     assert set(w.named) <= set(loaded.parameters)
     for key, tensor in w.named.items():
         np.testing.assert_array_equal(loaded.parameters[key].numpy(), tensor.numpy())
+
+
+TINY = bert.Shape(words=60, places=20, width=24, depth=2, heads=3, hidden=48)
+EXAMPLES: dict[str, tuple[Callable[[], Any], np.ndarray]] = {
+    "spiral": (lambda: spiral.Network(np.random.default_rng(0)), _rng.random((7, 2)).astype(np.float32)),
+    "cnn": (cnn_example.Network, _rng.random((3, 1, 8, 8)).astype(np.float32)),
+    "generator": (gan.generator, _rng.random((5, gan.NOISE)).astype(np.float32)),
+    "discriminator": (gan.discriminator, _rng.random((5, 64)).astype(np.float32)),
+    "lstm": (lstm_example.Network, _rng.random((2, 60)).astype(np.float32)),
+    "transformer": (lambda: transformer.Model(40), _rng.integers(0, 40, (2, 17))),
+    "bert": (lambda: bert.Bert(TINY), _rng.integers(0, 60, (2, 13))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_networks_of_the_examples_survive(name: str, tmp_path: Path) -> None:
+    """As in evaluation mode; whatever mode they are in, they are in it afterwards."""
+    make, x = EXAMPLES[name]
+    path = tmp_path / "model.onnx"
+    with sg.device("numpy"):
+        network = make()
+        sgx.export(network, (x,), path, input_names=["x"])
+        assert getattr(network, "training", True)
+        module = hasattr(network, "eval")
+        wanted = (network.eval() if module else network)(Tensor(x) if x.dtype.kind == "f" else x)
+        loaded = sgx.load(path)
+        np.testing.assert_allclose(loaded(x).numpy(), wanted.numpy(), rtol=1e-4, atol=1e-5)
+        if module:
+            assert {n for n, _ in network.named_parameters()} <= set(loaded.parameters)
+    (there,) = ort.InferenceSession(str(path)).run(None, {"x": x})
+    np.testing.assert_allclose(there, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_bert_with_its_mask(tmp_path: Path) -> None:
+    tokens, mask = EXAMPLES["bert"][1], np.arange(13) < np.array([[13], [9]])
+    with sg.device("numpy"):
+        model = bert.Bert(TINY).eval()
+        sgx.export(model, (tokens, mask), tmp_path / "m.onnx", input_names=["tokens", "mask"])
+        wanted = model(tokens, mask).numpy()
+        loaded = sgx.load(tmp_path / "m.onnx")(tokens, mask).numpy()
+    session = ort.InferenceSession(str(tmp_path / "m.onnx"))
+    (there,) = session.run(None, {"tokens": tokens, "mask": mask})
+    for other in (there, loaded):
+        np.testing.assert_allclose(other[mask], wanted[mask], rtol=1e-4, atol=1e-5)
 
 
 def test_out_and_back_and_out_again(tmp_path: Path) -> None:
