@@ -294,22 +294,35 @@ def _einsum(w: Writer, node: Node) -> str:
     wide = formulas.computed_in(node.op, node.dtype)
     names = [w.full(s) for s in node.srcs]
     names = names if wide is node.dtype else [w.cast(n, wide) for n in names]
-    if _is_matmul(subscripts, output):
-        name = w.op("MatMul", *names)
-    else:
+    name = _matmul(w, subscripts, output, names) if len(names) == 2 else None
+    if name is None:
         terms = ["".join(chr(ord("a") + i) for i in s) for s in (*subscripts, output)]
         name = w.op("Einsum", *names, equation=f"{','.join(terms[:-1])}->{terms[-1]}")
     return name if wide is node.dtype else w.cast(name, node.dtype)
 
 
-def _is_matmul(subscripts: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> bool:
-    """Whether a contraction is (…, n, k) by (…, k, m) with the same leading letters."""
-    if len(subscripts) != 2 or len(output) < 2:
-        return False
+def _matmul(
+    w: Writer, subscripts: Sequence[tuple[int, ...]], output: tuple[int, ...], names: Sequence[str]
+) -> str | None:
+    """Write a contraction as (…, n, k) @ (…, k, m), factors transposed; None where it is none."""
     a, b = subscripts
-    batch = output[:-2]
-    n, m = output[-2:]
-    return len(a) == len(output) and a[:-1] == (*batch, n) and b == (*batch, a[-1], m)
+    batch = tuple([x for x in a if x in b and x in output])
+    summed = [x for x in a if x in b and x not in output]
+    count = len(batch)
+    free = tuple([x for x in a if x not in b])
+    last = tuple([x for x in b if x not in a])
+    leads = a[:count] == b[:count] == output[:count] == batch
+    if not leads or len(summed) != 1 or len(last) != 1 or output[count:] != free + last:
+        return None
+    if count and len(free) != 1:
+        return None
+    factors = []
+    orders = (a, (*batch, *free, *summed)), (b, (*batch, *summed, *last))
+    for name, (axes, wanted) in zip(names, orders, strict=True):
+        perm = [axes.index(x) for x in wanted]
+        plain = perm == list(range(len(perm)))
+        factors.append(name if plain else w.op("Transpose", name, perm=perm))
+    return w.op("MatMul", *factors)
 
 
 def _take(w: Writer, node: Node) -> str:

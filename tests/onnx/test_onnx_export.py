@@ -321,6 +321,37 @@ def test_a_pool_is_one_operator(number: int, tmp_path: Path) -> None:
     assert operator in [n.op_type for n in onnx.load(path).graph.node]
 
 
+PRODUCTS = [
+    ("ij,jk->ik", [], (3, 4), (4, 5)), ("ij,kj->ik", ["Transpose"], (3, 4), (5, 4)),
+    ("ji,jk->ik", ["Transpose"], (4, 3), (4, 5)), ("abj,kj->abk", ["Transpose"], (2, 3, 4), (5, 4)),
+    ("bhij,bhkj->bhik", ["Transpose"], (2, 3, 4, 5), (2, 3, 6, 5)), ("bij,bjk->bik", [], (2, 3, 4), (2, 4, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("subscripts", "more", "a", "b"), PRODUCTS)
+def test_a_matrix_product_is_one_matmul(
+    subscripts: str, more: Any, a: Any, b: Any, tmp_path: Path
+) -> None:
+    arrays = [numbers(dtypes.float32, s, -1, 1, i) for i, s in enumerate((a, b))]
+    path = tmp_path / "m.onnx"
+    with sg.device("numpy"):
+        agree(lambda x, y: x.einsum(subscripts, y), arrays, path, 1e-5, 1e-6)
+    assert [n.op_type for n in onnx.load(path).graph.node] == [*more, "MatMul", "Identity"]
+
+
+@pytest.mark.parametrize(
+    "subscripts", ["ij,jk->ki", "bij,bjk->ibk", "bij,bjk->ik", "abij,abj->abi", "aij,ajk->aij"]
+)
+def test_other_contractions(subscripts: str, tmp_path: Path) -> None:
+    terms = subscripts.split("->")[0].split(",")
+    extents = dict(zip("abijk", (2, 3, 4, 5, 6), strict=True))
+    arrays = [
+        numbers(dtypes.float32, tuple(extents[x] for x in t), -1, 1, i) for i, t in enumerate(terms)
+    ]
+    with sg.device("numpy"):
+        agree(lambda x, y: x.einsum(subscripts, y), arrays, tmp_path / "m.onnx", 1e-5, 1e-5)
+
+
 def test_a_made_up_operation_is_refused(tmp_path: Path) -> None:
     odd = ops.Op("odd", ops.ELEMENTWISE)
     with pytest.raises(sg.UnsupportedOp, match="odd"):
