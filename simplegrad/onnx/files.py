@@ -70,7 +70,7 @@ def opsets(imports: Iterable[Any]) -> dict[str, int]:
 
 def subgraphs(node: Any) -> list[Any]:
     """Return the graphs among a node's attributes."""
-    return [a.g for a in node.attribute if a.type == 5] + [
+    return [a.g for a in node.attribute if a.HasField("g")] + [
         g for a in node.attribute for g in a.graphs
     ]
 

@@ -8,7 +8,7 @@ device, and its result is a constant again. Everything else becomes nodes of one
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class Step:
         self.attributes = {a.name: a for a in self.node.attribute}
         self.refers = any(a.ref_attr_name for a in node.attribute)
         self.graphs = {
-            a.name: Graph(a.g, versions, setup, known) for a in node.attribute if a.type == 5
+            a.name: Graph(a.g, versions, setup, known) for a in node.attribute if a.HasField("g")
         }
         self.rule: Rule | None = None
         self.body: Body | None = None
@@ -106,7 +106,7 @@ class Graph(Body):
         proto: Any,
         versions: dict[str, int],
         setup: Setup,
-        outer: set[str] = frozenset(),  # type: ignore[assignment]
+        outer: Collection[str] = (),
     ) -> None:
         what = f"graph {proto.name!r}"
         if proto.sparse_initializer:

@@ -8,11 +8,14 @@ where it is one, and None where it is not.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
 from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node
+
+if TYPE_CHECKING:
+    from simplegrad.onnx.writer import Writer
 
 
 class Windows:
@@ -84,7 +87,7 @@ class Windows:
         )
 
 
-def conv(w: Any, node: Node) -> str | None:
+def conv(w: Writer, node: Node) -> str | None:
     """Return the name of a Conv that computes this EINSUM, or None."""
     if len(node.srcs) != 2 or node.dtype not in (dtypes.float32, dtypes.float16):
         return None
@@ -110,7 +113,7 @@ def conv(w: Any, node: Node) -> str | None:
     attributes = windows.attributes()
     name = w.op("Conv", w.full(windows.source), kernel, group=groups, **attributes)
     shape = (view.shape[0], out, *windows.places)
-    return name if shape == node.shape else w.reshape(name, node.shape)  # type: ignore[no-any-return]
+    return name if shape == node.shape else w.reshape(name, node.shape)
 
 
 def _is_conv(node: Node, windows: Windows, groups: int) -> bool:
@@ -135,7 +138,7 @@ def _is_conv(node: Node, windows: Windows, groups: int) -> bool:
     return len(set(labels.values())) == len(labels)
 
 
-def pool(w: Any, node: Node) -> str | None:
+def pool(w: Writer, node: Node) -> str | None:
     """Return the name of a MaxPool or of a scaled AveragePool for this reduction, or None."""
     view = node.srcs[0]
     windows = Windows.of(view) if view.buffer is None else None
@@ -149,8 +152,8 @@ def pool(w: Any, node: Node) -> str | None:
         return None  # a window of -inf alone is the least finite number to onnxruntime's MaxPool
     attributes = windows.attributes()
     if node.op is ops.MAX:
-        return w.op("MaxPool", w.full(windows.source), **attributes)  # type: ignore[no-any-return]
+        return w.op("MaxPool", w.full(windows.source), **attributes)
     if any(d != 1 for d in attributes.pop("dilations")):
         return None  # AveragePool has dilations from opset 19 on
     mean = w.op("AveragePool", w.full(windows.source), count_include_pad=1, **attributes)
-    return w.op("Mul", mean, w.constant(math.prod(windows.kernel), node.dtype))  # type: ignore[no-any-return]
+    return w.op("Mul", mean, w.constant(math.prod(windows.kernel), node.dtype))
