@@ -167,7 +167,7 @@ class Operators:
     def check(self, nodes: Iterable[Any], versions: dict[str, int]) -> None:
         """Raise one `UnsupportedOp` that names every operator without a rule, and its nodes."""
         missing: dict[str, list[str]] = {}
-        self._collect(nodes, versions, missing, set(), 0)
+        self._collect(nodes, versions, missing, {}, 0)
         if missing:
             lines = [f"  {op}: {', '.join(names)}" for op, names in sorted(missing.items())]
             raise UnsupportedOp(
@@ -180,27 +180,31 @@ class Operators:
         nodes: Iterable[Any],
         versions: dict[str, int],
         missing: dict[str, list[str]],
-        inside: set[Any],
+        functions: dict[Any, bool],
         depth: int,
     ) -> None:
+        """Add to `missing`; `functions` holds those met, and whether each is gone through."""
         if depth > MAX_DEPTH:
             raise ModelError(f"load: functions and subgraphs are nested more than {MAX_DEPTH} deep")
         for node in nodes:
             domain = "" if node.domain == "ai.onnx" else node.domain
-            function = self.local.get((domain, node.op_type))
+            key = domain, node.op_type
+            function = self.local.get(key)
             if function is not None:
-                if (domain, node.op_type) in inside:
+                if not functions.get(key, True):
                     raise ModelError(f"load: the function {node.op_type!r} calls itself")
-                within = inside | {(domain, node.op_type)}
-                own = opsets(function.opset_import) or versions
-                self._collect(function.node, own, missing, within, depth + 1)
+                if key not in functions:
+                    functions[key] = False
+                    own = opsets(function.opset_import) or versions
+                    self._collect(function.node, own, missing, functions, depth + 1)
+                    functions[key] = True
             elif not self._known(domain, node.op_type, versions):
                 version = versions.get(domain)
                 name = f"{domain}.{node.op_type}" if domain else node.op_type
                 name += f" (opset {version})" if version else " (its domain has no opset)"
                 missing.setdefault(name, []).append(label(node))
             for graph in subgraphs(node):
-                self._collect(graph.node, versions, missing, inside, depth + 1)
+                self._collect(graph.node, versions, missing, functions, depth + 1)
 
     def _known(self, domain: str, op: str, versions: dict[str, int]) -> bool:
         version = versions.get(domain)

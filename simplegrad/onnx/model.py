@@ -29,6 +29,8 @@ from simplegrad.tensor.tensor import Tensor
 _FOLDED = 1 << 12
 """Most elements of a value that is kept on the host; a rule may take their square for a moment."""
 _MAX_BODIES = 64
+_MAX_STEPS = 1_000_000
+"""Most nodes run in one call, those of functions and loops included."""
 _RANDOM = {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform",
            "RandomUniformLike"}  # fmt: skip
 
@@ -150,6 +152,7 @@ class Run:
     def __init__(self, device: Any, setup: Setup) -> None:
         self.device, self.setup = device, setup
         self._host = devices.by_name("numpy")
+        self._count = 0
 
     def body(
         self, body: Body, scope: Scope, attributes: dict[str, Any] | None = None
@@ -173,6 +176,9 @@ class Run:
         outer: dict[str, Any] | None = None,
     ) -> list[Value | None]:
         """Return the results of one node; errors name it."""
+        self._count += 1
+        if self._count > _MAX_STEPS:
+            raise ModelError(f"model: functions and loops come to more than {_MAX_STEPS} nodes")
         attributes = step.attributes
         if step.refers:
             attributes = {

@@ -304,6 +304,22 @@ def test_a_function_that_calls_itself(tmp_path: Path) -> None:
         load(proto, tmp_path)
 
 
+def test_functions_that_double_at_each_level(tmp_path: Path, monkeypatch: Any) -> None:
+    """Thirty functions, each of which calls the next one twice: a billion nodes."""
+    monkeypatch.setattr("simplegrad.onnx.model._MAX_STEPS", 1000)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = []
+    for i in range(30):
+        domain, name = ("own", f"F{i + 1}") if i < 29 else ("", "Neg")
+        body = [helper.make_node(name, [a], [b], domain=domain) for a, b in ("ab", "bc")]
+        functions.append(helper.make_function("own", f"F{i}", ["a"], ["c"], body, imports))
+    proto = model([helper.make_node("F0", ["x"], ["y"], domain="own")], functions=functions)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    loaded = load(proto, tmp_path)
+    with pytest.raises(ModelError, match="more than 1000 nodes"):
+        loaded(X)
+
+
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:
     odd = helper.make_node("Odd", ["h"], ["i"], name="odd one", domain="elsewhere")
     nodes = [
