@@ -12,7 +12,7 @@ import contextlib as _contextlib
 import math as _math
 from typing import Any as _Any
 
-from simplegrad import errors, nn, ops, random, settings
+from simplegrad import errors, nn, onnx, ops, random, settings
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -214,6 +214,7 @@ __all__ = [
     "no_grad",
     "ones",
     "ones_like",
+    "onnx",
     "ops",
     "pi",
     "positive",

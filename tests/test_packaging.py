@@ -36,7 +36,7 @@ print("right")
 QUIET = """
 import sys
 import simplegrad as sg
-print(*(m for m in ("pyopencl", "matplotlib", "tqdm", "opt_einsum") if m in sys.modules))
+print(*(m for m in ("pyopencl", "matplotlib", "onnx", "tqdm", "opt_einsum") if m in sys.modules))
 """
 
 

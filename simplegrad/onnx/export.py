@@ -45,7 +45,8 @@ def export(
 
     `args` are tensors or host arrays; their shapes and dtypes become those of the model's inputs,
     their values do not matter. `fn` returns a tensor, or a sequence or mapping of them. Tensors
-    that it uses and that exist already become initialisers, under their names in `parameters`.
+    that it uses and that exist already become initialisers, under their names in `parameters`. A
+    `simplegrad.nn.Module` names them itself, and is written as it is in evaluation mode.
 
     Raises `DeviceError` where `fn` reads a value that depends on an argument, and one
     `UnsupportedOp` that names all operations ONNX has nothing for (random numbers: put the model
@@ -56,13 +57,15 @@ def export(
     if isinstance(args, (Tensor, str)) or not isinstance(args, Sequence):
         raise ShapeError("export: args is a sequence of arguments, such as (x,)")
     inputs = _placeholders(args)
-    with _tracing():
+    with _tracing(fn):
         result = fn(*[wrap(node) for node in inputs])
     names, outputs = _outputs(result, output_names)
     given = list(input_names or [f"input_{i}" for i in range(len(inputs))])
     if len(given) != len(inputs) or len({*given, *names}) < len(given) + len(names):
         raise ModelError(f"export: names {given} and {names} do not fit, or stand twice")
-    known = {id(t._node): name for name, t in (parameters or {}).items()}
+    if parameters is None:
+        parameters = dict(fn.named_tensors()) if hasattr(fn, "named_tensors") else {}
+    known = {id(t._node): name for name, t in parameters.items()}
     order, weights = _plan(outputs, inputs)
     _check(order)
     writer = Writer(onnx, OPSET, [*given, *names])
@@ -74,6 +77,7 @@ def export(
         writer.write(node)
     for name, node in zip(names, outputs, strict=True):
         writer.output(node, name)
+    writer.prune()
     _save(
         onnx,
         writer,
@@ -98,12 +102,19 @@ def _placeholders(args: Sequence[Any]) -> list[Node]:
 
 
 @contextmanager
-def _tracing() -> Any:
+def _tracing(fn: Any) -> Any:
+    """Let nothing be computed inside the block, and a module be in evaluation mode."""
+    modules = [m for _, m in fn.named_modules()] if hasattr(fn, "named_modules") else []
+    training = [m.training for m in modules]
     before, mode.lazy = mode.lazy, True
     try:
+        for module in modules:
+            module.training = False
         yield
     finally:
         mode.lazy = before
+        for module, was in zip(modules, training, strict=True):
+            module.training = was
 
 
 def _outputs(result: Any, names: Sequence[str] | None) -> tuple[list[str], list[Node]]:

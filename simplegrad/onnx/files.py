@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from simplegrad.errors import ModelError, SimplegradError, UnsupportedOp
-from simplegrad.onnx import registry
+from simplegrad.onnx.operators import find
+from simplegrad.onnx.registry import Rule
 from simplegrad.onnx.tensors import DTYPES
 
+MAX_FILE = 1 << 31
+"""Most bytes of a model file: protobuf knows no larger message."""
 MAX_DEPTH = 32
 """How deep functions and subgraphs may stand inside each other."""
 
@@ -35,7 +38,10 @@ def library() -> Any:
 def read(path: str | os.PathLike[str]) -> Any:
     """Return the ``ModelProto`` of a file; `ModelError` where it is none, or is cut short."""
     onnx = library()
-    data = Path(path).read_bytes()
+    with Path(path).open("rb") as file:
+        data = file.read(MAX_FILE)
+    if len(data) == MAX_FILE:
+        raise ModelError(f"load: {path} has 2 GiB or more; keep weights in files beside it")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -44,6 +50,13 @@ def read(path: str | os.PathLike[str]) -> Any:
     if not model.HasField("graph") or not model.graph.output:
         raise ModelError(f"load: {path} holds no graph with outputs; it is no model or truncated")
     return model
+
+
+def copied(message: Any) -> Any:
+    """Return a message of its own."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
 
 
 def opsets(imports: Iterable[Any]) -> dict[str, int]:
@@ -57,7 +70,7 @@ def opsets(imports: Iterable[Any]) -> dict[str, int]:
 
 def subgraphs(node: Any) -> list[Any]:
     """Return the graphs among a node's attributes."""
-    return [a.g for a in node.attribute if a.type == 5] + [
+    return [a.g for a in node.attribute if a.HasField("g")] + [
         g for a in node.attribute for g in a.graphs
     ]
 
@@ -133,7 +146,7 @@ class Operators:
 
     def __init__(self, functions: Iterable[Any]) -> None:
         self.defs = library().defs
-        self.local = {(f.domain, f.name): f for f in functions}
+        self.local = {(f.domain, f.name): copied(f) for f in functions}
         self._schemas: dict[tuple[str, str, int], Any] = {}
 
     def schema(self, domain: str, op: str, version: int) -> Any:
@@ -146,15 +159,15 @@ class Operators:
                 self._schemas[key] = None
         return self._schemas[key]
 
-    def rule(self, domain: str, op: str, version: int) -> registry.Rule | None:
+    def rule(self, domain: str, op: str, version: int) -> Rule | None:
         """Return the rule for an operator as an opset defines it, or None."""
         schema = self.schema(domain, op, version)
-        return None if schema is None else registry.find(domain, op, schema.since_version)
+        return None if schema is None else find(domain, op, schema.since_version)
 
     def check(self, nodes: Iterable[Any], versions: dict[str, int]) -> None:
         """Raise one `UnsupportedOp` that names every operator without a rule, and its nodes."""
         missing: dict[str, list[str]] = {}
-        self._collect(nodes, versions, missing, set(), 0)
+        self._collect(nodes, versions, missing, {}, 0)
         if missing:
             lines = [f"  {op}: {', '.join(names)}" for op, names in sorted(missing.items())]
             raise UnsupportedOp(
@@ -167,27 +180,31 @@ class Operators:
         nodes: Iterable[Any],
         versions: dict[str, int],
         missing: dict[str, list[str]],
-        inside: set[Any],
+        functions: dict[Any, bool],
         depth: int,
     ) -> None:
+        """Add to `missing`; `functions` holds those met, and whether each is gone through."""
         if depth > MAX_DEPTH:
             raise ModelError(f"load: functions and subgraphs are nested more than {MAX_DEPTH} deep")
         for node in nodes:
             domain = "" if node.domain == "ai.onnx" else node.domain
-            function = self.local.get((domain, node.op_type))
+            key = domain, node.op_type
+            function = self.local.get(key)
             if function is not None:
-                if (domain, node.op_type) in inside:
+                if not functions.get(key, True):
                     raise ModelError(f"load: the function {node.op_type!r} calls itself")
-                within = inside | {(domain, node.op_type)}
-                own = opsets(function.opset_import) or versions
-                self._collect(function.node, own, missing, within, depth + 1)
+                if key not in functions:
+                    functions[key] = False
+                    own = opsets(function.opset_import) or versions
+                    self._collect(function.node, own, missing, functions, depth + 1)
+                    functions[key] = True
             elif not self._known(domain, node.op_type, versions):
                 version = versions.get(domain)
                 name = f"{domain}.{node.op_type}" if domain else node.op_type
                 name += f" (opset {version})" if version else " (its domain has no opset)"
                 missing.setdefault(name, []).append(label(node))
             for graph in subgraphs(node):
-                self._collect(graph.node, versions, missing, inside, depth + 1)
+                self._collect(graph.node, versions, missing, functions, depth + 1)
 
     def _known(self, domain: str, op: str, versions: dict[str, int]) -> bool:
         version = versions.get(domain)

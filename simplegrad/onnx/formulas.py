@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.ops import Op
+
+if TYPE_CHECKING:
+    from simplegrad.onnx.writer import Writer
 
 Formula = Callable[..., str]
 
@@ -36,49 +39,49 @@ def _one(op: str) -> Formula:
     return lambda w, dtype, *names: w.op(op, *names)
 
 
-def _exp2(w: Any, dtype: DType, x: str) -> str:
-    return w.op("Pow", w.constant(2, dtype), x)  # type: ignore[no-any-return]
+def _exp2(w: Writer, dtype: DType, x: str) -> str:
+    return w.op("Pow", w.constant(2, dtype), x)
 
 
-def _expm1(w: Any, dtype: DType, x: str) -> str:
+def _expm1(w: Writer, dtype: DType, x: str) -> str:
     """Return tanh(x / 2) (exp(x) + 1), which is exact near 0."""
     half = w.op("Tanh", w.op("Mul", x, w.constant(0.5, dtype)))
-    return w.op("Mul", half, w.op("Add", w.op("Exp", x), w.constant(1, dtype)))  # type: ignore[no-any-return]
+    return w.op("Mul", half, w.op("Add", w.op("Exp", x), w.constant(1, dtype)))
 
 
-def _log1p(w: Any, dtype: DType, x: str) -> str:
+def _log1p(w: Writer, dtype: DType, x: str) -> str:
     """Return log(u) x / (u - 1) with u = 1 + x, and x where u is 1: Kahan's way."""
     one = w.constant(1, dtype)
     u = w.op("Add", x, one)
     log = w.op("Log", u)
     near = w.op("Div", w.op("Mul", log, x), w.op("Sub", u, one))
     near = w.op("Where", w.op("Equal", u, one), x, near)
-    return w.op("Where", w.op("Equal", u, w.constant(math.inf, dtype)), log, near)  # type: ignore[no-any-return]
+    return w.op("Where", w.op("Equal", u, w.constant(math.inf, dtype)), log, near)
 
 
-def _log2(w: Any, dtype: DType, x: str) -> str:
-    return w.op("Mul", w.op("Log", x), w.constant(1 / math.log(2), dtype))  # type: ignore[no-any-return]
+def _log2(w: Writer, dtype: DType, x: str) -> str:
+    return w.op("Mul", w.op("Log", x), w.constant(1 / math.log(2), dtype))
 
 
-def _rsqrt(w: Any, dtype: DType, x: str) -> str:
-    return w.op("Reciprocal", w.op("Sqrt", x))  # type: ignore[no-any-return]
+def _rsqrt(w: Writer, dtype: DType, x: str) -> str:
+    return w.op("Reciprocal", w.op("Sqrt", x))
 
 
-def _trunc(w: Any, dtype: DType, x: str) -> str:
-    return w.op("Mul", w.op("Sign", x), w.op("Floor", w.op("Abs", x)))  # type: ignore[no-any-return]
+def _trunc(w: Writer, dtype: DType, x: str) -> str:
+    return w.op("Mul", w.op("Sign", x), w.op("Floor", w.op("Abs", x)))
 
 
-def _isfinite(w: Any, dtype: DType, x: str) -> str:
-    return w.op("Less", w.op("Abs", x), w.constant(math.inf, dtype))  # type: ignore[no-any-return]
+def _isfinite(w: Writer, dtype: DType, x: str) -> str:
+    return w.op("Less", w.op("Abs", x), w.constant(math.inf, dtype))
 
 
-def _isinf(w: Any, dtype: DType, x: str) -> str:
+def _isinf(w: Writer, dtype: DType, x: str) -> str:
     """Compare with infinity: IsInf takes no half floats before opset 20."""
-    return w.op("Equal", w.op("Abs", x), w.constant(math.inf, dtype))  # type: ignore[no-any-return]
+    return w.op("Equal", w.op("Abs", x), w.constant(math.inf, dtype))
 
 
-def _not_equal(w: Any, dtype: DType, a: str, b: str) -> str:
-    return w.op("Not", w.op("Equal", a, b))  # type: ignore[no-any-return]
+def _not_equal(w: Writer, dtype: DType, a: str, b: str) -> str:
+    return w.op("Not", w.op("Equal", a, b))
 
 
 def _extremum(op: str, of_bools: str) -> Formula:
@@ -89,53 +92,53 @@ def _bitwise(op: str) -> Formula:
     return lambda w, dtype, *names: w.op(op if dtype.kind == "b" else f"Bitwise{op}", *names)
 
 
-def _differ(w: Any, dtype: DType, rest: str, b: str) -> str:
+def _differ(w: Writer, dtype: DType, rest: str, b: str) -> str:
     """Return whether a remainder is not 0 and has another sign than the divisor."""
     zero = w.constant(0, dtype)
     signs = w.op("Xor", w.op("Less", rest, zero), w.op("Less", b, zero))
-    return w.op("And", _not_equal(w, dtype, rest, zero), signs)  # type: ignore[no-any-return]
+    return w.op("And", _not_equal(w, dtype, rest, zero), signs)
 
 
-def _remainder(w: Any, dtype: DType, a: str, b: str) -> str:
+def _remainder(w: Writer, dtype: DType, a: str, b: str) -> str:
     if dtype.is_float:
         rest = w.op("Mod", a, b, fmod=1)
-        return w.op("Where", _differ(w, dtype, rest, b), w.op("Add", rest, b), rest)  # type: ignore[no-any-return]
+        return w.op("Where", _differ(w, dtype, rest, b), w.op("Add", rest, b), rest)
     zero, safe = _safe(w, dtype, b)
-    return w.op("Where", zero, w.constant(0, dtype), w.op("Mod", a, safe))  # type: ignore[no-any-return]
+    return w.op("Where", zero, w.constant(0, dtype), w.op("Mod", a, safe))
 
 
-def _safe(w: Any, dtype: DType, b: str) -> tuple[str, str]:
+def _safe(w: Writer, dtype: DType, b: str) -> tuple[str, str]:
     """Return where an integer divisor is 0, and the divisor with 1 there."""
     zero = w.op("Equal", b, w.constant(0, dtype))
     return zero, w.op("Where", zero, w.constant(1, dtype), b)
 
 
-def _floor_divide(w: Any, dtype: DType, a: str, b: str) -> str:
+def _floor_divide(w: Writer, dtype: DType, a: str, b: str) -> str:
     if dtype.is_float:
         whole = w.op("Sub", a, _remainder(w, dtype, a, b))
-        return w.op("Round", w.op("Div", whole, b))  # type: ignore[no-any-return]
+        return w.op("Round", w.op("Div", whole, b))
     zero, safe = _safe(w, dtype, b)
     whole = w.op("Sub", a, w.op("Mod", a, safe))
-    return w.op("Where", zero, w.constant(0, dtype), w.op("Div", whole, safe))  # type: ignore[no-any-return]
+    return w.op("Where", zero, w.constant(0, dtype), w.op("Div", whole, safe))
 
 
-def _negative(w: Any, dtype: DType, x: str) -> str:
+def _negative(w: Writer, dtype: DType, x: str) -> str:
     """Return whether the sign bit is set: that of -0.0 shows in its reciprocal."""
     zero = w.constant(0, dtype)
     x = w.op("Where", w.op("Equal", x, zero), w.op("Reciprocal", x), x)
-    return w.op("Less", x, zero)  # type: ignore[no-any-return]
+    return w.op("Less", x, zero)
 
 
-def _atan2(w: Any, dtype: DType, y: str, x: str) -> str:
+def _atan2(w: Writer, dtype: DType, y: str, x: str) -> str:
     zero = w.constant(0, dtype)
     origin = w.op("And", w.op("Equal", x, zero), w.op("Equal", y, zero))
     angle = w.op("Where", origin, zero, w.op("Atan", w.op("Div", y, x)))
     turns = [w.constant(s * math.pi, dtype) for s in (-1, 1)]
     turn = w.op("Where", _negative(w, dtype, y), *turns)
-    return w.op("Add", angle, w.op("Where", _negative(w, dtype, x), turn, zero))  # type: ignore[no-any-return]
+    return w.op("Add", angle, w.op("Where", _negative(w, dtype, x), turn, zero))
 
 
-def _hypot(w: Any, dtype: DType, a: str, b: str) -> str:
+def _hypot(w: Writer, dtype: DType, a: str, b: str) -> str:
     """Return m sqrt(1 + (n / m)²) with m the longer side, which does not overflow."""
     a, b = w.op("Abs", a), w.op("Abs", b)
     long, short = w.op("Max", a, b), w.op("Min", a, b)
@@ -143,11 +146,11 @@ def _hypot(w: Any, dtype: DType, a: str, b: str) -> str:
     root = w.op("Sqrt", w.op("Add", w.op("Mul", ratio, ratio), w.constant(1, dtype)))
     bounded = w.op("Less", w.op("Sub", long, long), w.constant(1, dtype))
     proper = w.op("And", bounded, w.op("Greater", long, w.constant(0, dtype)))
-    return w.op("Where", proper, w.op("Mul", long, root), long)  # type: ignore[no-any-return]
+    return w.op("Where", proper, w.op("Mul", long, root), long)
 
 
 def _shift(left: bool) -> Formula:
-    def formula(w: Any, dtype: DType, a: str, b: str) -> str:
+    def formula(w: Writer, dtype: DType, a: str, b: str) -> str:
         """Shift as unsigned numbers of 32 or 64 bits; everything falls out at the word's width."""
         width = dtype.itemsize * 8
         word = dtypes.uint64 if width == 64 else dtypes.uint32
@@ -165,7 +168,7 @@ def _shift(left: bool) -> Formula:
         result = w.op("Where", gone, limits[0], w.cast(shifted, wide))
         if negative is not None:
             result = w.op("Where", negative, w.op("BitwiseNot", result), result)
-        return w.cast(result, dtype)  # type: ignore[no-any-return]
+        return w.cast(result, dtype)
 
     return formula
 

@@ -8,7 +8,7 @@ device, and its result is a constant again. Everything else becomes nodes of one
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from simplegrad import dtypes
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ModelError, ShapeError, SimplegradError
 from simplegrad.graph.infer import size_of
-from simplegrad.onnx import files, operators
+from simplegrad.onnx import files
 from simplegrad.onnx.registry import Call, Rule
 from simplegrad.onnx.tensors import MAX_BYTES, NUMBERS, Value, read_tensor
 from simplegrad.runtime import devices
@@ -26,8 +26,11 @@ from simplegrad.tensor.creation import asarray
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.tensor import Tensor
 
-_FOLDED = 1 << 16
-"""Most elements of a value that is kept on the host."""
+_FOLDED = 1 << 12
+"""Most elements of a value that is kept on the host; a rule may take their square for a moment."""
+_MAX_BODIES = 64
+_MAX_STEPS = 1_000_000
+"""Most nodes run in one call, those of functions and loops included."""
 _RANDOM = {"Bernoulli", "Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform",
            "RandomUniformLike"}  # fmt: skip
 
@@ -38,16 +41,17 @@ class Step:
     """One node, taken apart: its rule or function, its attributes, its subgraphs."""
 
     def __init__(self, node: Any, versions: dict[str, int], setup: Setup, known: set[str]) -> None:
-        self.node = node
+        # A part of a message keeps all of it alive, the bytes of the weights too: a copy does not.
+        self.node = files.copied(node)
         self.op: str = node.op_type
         self.domain = "" if node.domain == "ai.onnx" else node.domain
         self.versions = versions
         self.version = versions.get(self.domain, 0)
         self.inputs, self.outputs = list(node.input), list(node.output)
-        self.attributes = {a.name: a for a in node.attribute}
+        self.attributes = {a.name: a for a in self.node.attribute}
         self.refers = any(a.ref_attr_name for a in node.attribute)
         self.graphs = {
-            a.name: Graph(a.g, versions, setup, known) for a in node.attribute if a.type == 5
+            a.name: Graph(a.g, versions, setup, known) for a in node.attribute if a.HasField("g")
         }
         self.rule: Rule | None = None
         self.body: Body | None = None
@@ -57,6 +61,9 @@ class Step:
         else:
             self.rule = setup.operators.rule(self.domain, self.op, self.version)
         self.memo: tuple[list[Value | None], list[Value]] | None = None
+        """The constants of the call before, and what came of them."""
+        self.bodies: dict[Any, Body] = {}
+        """What ONNX defines the operator by, for types of inputs."""
 
     @property
     def where(self) -> str:
@@ -101,7 +108,7 @@ class Graph(Body):
         proto: Any,
         versions: dict[str, int],
         setup: Setup,
-        outer: set[str] = frozenset(),  # type: ignore[assignment]
+        outer: Collection[str] = (),
     ) -> None:
         what = f"graph {proto.name!r}"
         if proto.sparse_initializer:
@@ -145,6 +152,7 @@ class Run:
     def __init__(self, device: Any, setup: Setup) -> None:
         self.device, self.setup = device, setup
         self._host = devices.by_name("numpy")
+        self._count = 0
 
     def body(
         self, body: Body, scope: Scope, attributes: dict[str, Any] | None = None
@@ -168,6 +176,9 @@ class Run:
         outer: dict[str, Any] | None = None,
     ) -> list[Value | None]:
         """Return the results of one node; errors name it."""
+        self._count += 1
+        if self._count > _MAX_STEPS:
+            raise ModelError(f"model: functions and loops come to more than {_MAX_STEPS} nodes")
         attributes = step.attributes
         if step.refers:
             attributes = {
@@ -180,7 +191,7 @@ class Run:
                 return self._function(step.body, inputs, attributes)
             if step.rule is None:
                 return self._expanded(step, inputs, attributes)
-            return list(self._rule(step, inputs, attributes, scope))
+            return list(self._rule(step, inputs, attributes, scope, outer))
         except SimplegradError as error:
             raise type(error)(f"{step.where}: {error}") from error
         except Exception as error:
@@ -193,7 +204,12 @@ class Run:
         return self.body(body, {n: v for n, v in given if v is not None}, attributes)
 
     def _rule(
-        self, step: Step, inputs: list[Value | None], attributes: dict[str, Any], scope: Scope
+        self,
+        step: Step,
+        inputs: list[Value | None],
+        attributes: dict[str, Any],
+        scope: Scope,
+        outer: dict[str, Any] | None,
     ) -> list[Value]:
         rule = step.rule
         assert rule is not None
@@ -202,7 +218,7 @@ class Run:
             if len(values) != len(graph.inputs):
                 raise ModelError(f"a body of {len(graph.inputs)} inputs gets {len(values)}")
             inner = {**scope, **graph.constants, **dict(zip(graph.inputs, values, strict=True))}
-            return [_present(v) for v in self.body(graph, inner)]
+            return [_present(v) for v in self.body(graph, inner, outer)]
 
         constant = all(v is None or v.constant for v in inputs)
         if constant and not step.graphs and step.op not in _RANDOM:
@@ -238,34 +254,40 @@ class Run:
         self, step: Step, inputs: list[Value | None], attributes: dict[str, Any]
     ) -> list[Value | None]:
         """Run an operator that ONNX defines by a function of others, for these input types."""
-        onnx = files.library()
-        node = onnx.NodeProto()
-        node.CopyFrom(step.node)
-        del node.attribute[:]
-        node.attribute.extend(attributes.values())
         schema = self.setup.operators.schema(step.domain, step.op, step.version)
-        for name, attribute in schema.attributes.items():
-            if name not in attributes and attribute.default_value.name:
-                node.attribute.extend([attribute.default_value])
-        proto = onnx.FunctionProto()
+        defaults = {n: a.default_value for n, a in schema.attributes.items()}
+        defaults = {n: a for n, a in defaults.items() if a.name and n not in attributes}
+        attributes = attributes | defaults
+        key = tuple([v and (v.dtype, v.shape) for v in inputs])
+        body = step.bodies.get(key)
+        if body is None or step.refers:
+            if len(step.bodies) >= _MAX_BODIES:
+                step.bodies.clear()
+            body = step.bodies[key] = self._definition(step, schema, inputs, attributes)
+        return self._function(body, inputs, attributes)
+
+    def _definition(
+        self, step: Step, schema: Any, inputs: list[Value | None], attributes: dict[str, Any]
+    ) -> Body:
+        """Return ONNX's own definition of an operator, prepared."""
+        onnx = files.library()
         if schema.has_function:
             usable = [v for v in schema.function_opset_versions if v <= step.version]
             text = schema.get_function_with_opset_version(max(usable))
         else:
-            usable = [
-                v for v in schema.context_dependent_function_opset_versions if v <= step.version
-            ]
+            known = schema.context_dependent_function_opset_versions
+            node = files.copied(step.node)
+            del node.attribute[:]
+            node.attribute.extend(attributes.values())
             types = [_type_of(onnx, v).SerializeToString() for v in inputs]
             text = schema.get_context_dependent_function_with_opset_version(
-                max(usable), node.SerializeToString(), types
+                max(v for v in known if v <= step.version), node.SerializeToString(), types
             )
+        proto = onnx.FunctionProto()
         proto.ParseFromString(text)
         versions = step.versions | files.opsets(proto.opset_import)
         self.setup.operators.check(proto.node, versions)
-        body = Body(
-            proto.node, proto.input, proto.output, versions, self.setup, set(), f"{step.op}"
-        )
-        return self._function(body, inputs, {a.name: a for a in node.attribute})
+        return Body(proto.node, proto.input, proto.output, versions, self.setup, set(), step.op)
 
 
 def _type_of(onnx: Any, value: Value | None) -> Any:
@@ -342,6 +364,7 @@ class Model:
 
     def _place(self, requires_grad: bool) -> None:
         for name, value in self._graph.constants.items():
+            value.constant = name not in self._graph.inputs  # those may be given in a call
             if not value.dtype.is_float:
                 if size_of(value.shape) > _FOLDED:
                     value.on(self.device)
@@ -464,6 +487,3 @@ def load(path: str | os.PathLike[str], device: Any = None, requires_grad: bool =
         raise
     except Exception as error:  # names that are no text, numbers out of range, …
         raise ModelError(f"load: {path} is malformed: {type(error).__name__}: {error}") from error
-
-
-__all__ = ["Model", "load", "operators"]

@@ -17,6 +17,9 @@ from simplegrad.onnx.tensors import Value, read_tensor
 from simplegrad.tensor.creation import asarray
 from simplegrad.tensor.tensor import Tensor
 
+_FLOAT, _INT, _STRING, _TENSOR, _, _FLOATS, _INTS, _STRINGS = range(1, 9)
+"""ONNX's numbers for the types of attributes (``AttributeProto.AttributeType``)."""
+
 
 class Call:
     """One node at work: its inputs, its attributes, and how to run the graphs it holds."""
@@ -108,34 +111,34 @@ class Call:
 
     def integer(self, name: str, default: Any = ...) -> Any:
         """Return an integer attribute; without a default it must be given."""
-        return self._get(name, 2, "i", default)
+        return self._get(name, _INT, "i", default)
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return an integer attribute as a truth value."""
-        return bool(self._get(name, 2, "i", default))
+        return bool(self._get(name, _INT, "i", default))
 
     def real(self, name: str, default: Any = ...) -> Any:
         """Return a float attribute."""
-        return self._get(name, 1, "f", default)
+        return self._get(name, _FLOAT, "f", default)
 
     def string(self, name: str, default: Any = ...) -> Any:
         """Return a string attribute."""
-        text = self._get(name, 3, "s", default)
+        text = self._get(name, _STRING, "s", default)
         return text.decode(errors="replace") if isinstance(text, bytes) else text
 
     def integers(self, name: str, default: Any = ...) -> Any:
         """Return a list of integers."""
-        found = self._get(name, 7, "ints", default)
+        found = self._get(name, _INTS, "ints", default)
         return found if found is default else list(found)
 
     def reals(self, name: str, default: Any = ...) -> Any:
         """Return a list of floats."""
-        found = self._get(name, 6, "floats", default)
+        found = self._get(name, _FLOATS, "floats", default)
         return found if found is default else list(found)
 
     def strings(self, name: str, default: Any = ...) -> Any:
         """Return a list of strings."""
-        found = self._get(name, 8, "strings", default)
+        found = self._get(name, _STRINGS, "strings", default)
         return found if found is default else [s.decode(errors="replace") for s in found]
 
     def graph(self, name: str) -> Any:
@@ -146,7 +149,7 @@ class Call:
 
     def literal(self, name: str) -> Value:
         """Return a tensor attribute as a value known on the host."""
-        return read_tensor(self._get(name, 4, "t", ...))
+        return read_tensor(self._get(name, _TENSOR, "t", ...))
 
     def axes(self, i: int, default: Any = None) -> Any:
         """Return the axes that newer operators take as input `i` and older ones as attribute."""

@@ -18,7 +18,7 @@ from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node, const_value
-from simplegrad.onnx import formulas
+from simplegrad.onnx import formulas, patterns
 from simplegrad.onnx.tensors import NUMBERS
 from simplegrad.ops import Op
 from simplegrad.runtime import realize as execution
@@ -34,6 +34,7 @@ class Writer:
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.bytes = 0
+        self._outputs: list[str] = []
         self._taken = set(taken)
         self._counters: dict[str, Any] = {}
         self._values: dict[int, tuple[str, Shape]] = {}
@@ -115,6 +116,24 @@ class Writer:
             self._full[id(node)] = self.op("Expand", name, self.ints(node.shape))
         return self._full[id(node)]
 
+    def shaped(self, node: Node, shape: Shape) -> str:
+        """Return a node's value with other extents, that of its own operand where they fit."""
+        while node.shape != shape and node.op is ops.RESHAPE and node.buffer is None:
+            node = node.srcs[0]
+        name = self.full(node)
+        return name if node.shape == shape else self.reshape(name, shape)
+
+    def prune(self) -> None:
+        """Drop what no output needs: views that became part of an operator."""
+        needed = {f"to_{name}" for name in self._outputs}
+        kept = []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
+        self.initializers = [t for t in self.initializers if t.name in needed]
+
     def write(self, node: Node) -> None:
         """Write a node whose operands are written."""
         op = node.op
@@ -151,6 +170,7 @@ class Writer:
 
     def output(self, node: Node, name: str) -> None:
         """Give a value its name among the model's outputs."""
+        self._outputs.append(name)
         self.nodes.append(
             self._onnx.helper.make_node("Identity", [self.full(node)], [name], name=f"to_{name}")
         )
@@ -246,6 +266,9 @@ _REDUCTIONS = {ops.SUM: "ReduceSum", ops.PROD: "ReduceProd", ops.MAX: "ReduceMax
 
 
 def _reduce(w: Writer, node: Node) -> str:
+    found = patterns.pool(w, node)
+    if found is not None:
+        return found
     name, wide = _wide(w, node, node.op)
     name = w.op(_REDUCTIONS[node.op], name, w.ints(node.arg), keepdims=0)
     return name if wide is node.dtype else w.cast(name, node.dtype)
@@ -264,26 +287,42 @@ def _cumsum(w: Writer, node: Node) -> str:
 
 
 def _einsum(w: Writer, node: Node) -> str:
+    found = patterns.conv(w, node)
+    if found is not None:
+        return found
     *subscripts, output = node.arg
     wide = formulas.computed_in(node.op, node.dtype)
     names = [w.full(s) for s in node.srcs]
     names = names if wide is node.dtype else [w.cast(n, wide) for n in names]
-    if _is_matmul(subscripts, output):
-        name = w.op("MatMul", *names)
-    else:
+    name = _matmul(w, subscripts, output, names) if len(names) == 2 else None
+    if name is None:
         terms = ["".join(chr(ord("a") + i) for i in s) for s in (*subscripts, output)]
         name = w.op("Einsum", *names, equation=f"{','.join(terms[:-1])}->{terms[-1]}")
     return name if wide is node.dtype else w.cast(name, node.dtype)
 
 
-def _is_matmul(subscripts: Sequence[tuple[int, ...]], output: tuple[int, ...]) -> bool:
-    """Whether a contraction is (…, n, k) by (…, k, m) with the same leading letters."""
-    if len(subscripts) != 2 or len(output) < 2:
-        return False
+def _matmul(
+    w: Writer, subscripts: Sequence[tuple[int, ...]], output: tuple[int, ...], names: Sequence[str]
+) -> str | None:
+    """Write a contraction as (…, n, k) @ (…, k, m), factors transposed; None where it is none."""
     a, b = subscripts
-    batch = output[:-2]
-    n, m = output[-2:]
-    return len(a) == len(output) and a[:-1] == (*batch, n) and b == (*batch, a[-1], m)
+    batch = tuple([x for x in a if x in b and x in output])
+    summed = [x for x in a if x in b and x not in output]
+    count = len(batch)
+    free = tuple([x for x in a if x not in b])
+    last = tuple([x for x in b if x not in a])
+    leads = a[:count] == b[:count] == output[:count] == batch
+    if not leads or len(summed) != 1 or len(last) != 1 or output[count:] != free + last:
+        return None
+    if count and len(free) != 1:
+        return None
+    factors = []
+    orders = (a, (*batch, *free, *summed)), (b, (*batch, *summed, *last))
+    for name, (axes, wanted) in zip(names, orders, strict=True):
+        perm = [axes.index(x) for x in wanted]
+        plain = perm == list(range(len(perm)))
+        factors.append(name if plain else w.op("Transpose", name, perm=perm))
+    return w.op("MatMul", *factors)
 
 
 def _take(w: Writer, node: Node) -> str:

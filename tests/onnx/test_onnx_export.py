@@ -192,7 +192,9 @@ def test_every_operation_has_a_case() -> None:
 
 def test_what_cannot_be_written_is_listed_with_its_lines(tmp_path: Path) -> None:
     x = Tensor(X)
-    with pytest.raises(sg.UnsupportedOp, match=r"(?s)random_bits: .*test_export\.py") as caught:
+    with pytest.raises(
+        sg.UnsupportedOp, match=r"(?s)random_bits: .*test_onnx_export\.py"
+    ) as caught:
         sgx.export(
             lambda x: x.dropout(0.5) + sg.random.normal((2, 3, 4)), (x,), tmp_path / "m.onnx"
         )
@@ -279,6 +281,75 @@ def test_broadcasting_stays_implicit(tmp_path: Path) -> None:
     with sg.device("numpy"):
         sgx.export(lambda x: (x + bias) * 2.0, (X,), path)
     assert [n.op_type for n in onnx.load(path).graph.node] == ["Add", "Mul", "Identity"]
+
+
+CONVOLUTIONS = [
+    ({}, (2, 4, 9, 8), (6, 4, 3, 3)), ({"padding": 1, "stride": 2}, (1, 4, 9, 8), (6, 4, 3, 3)),
+    ({"padding": "same", "dilation": 2}, (2, 1, 9, 8), (6, 1, 3, 2)), ({"groups": 2}, (2, 4, 9, 8), (6, 2, 1, 3)),
+    ({"groups": 4, "padding": 1}, (1, 4, 9, 8), (4, 1, 3, 3)), ({"stride": 3}, (2, 4, 9, 8), (1, 4, 1, 1)),
+    ({"padding": (0, 1)}, (1, 1, 5, 5), (1, 1, 5, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "shape", "kernel"), CONVOLUTIONS)
+def test_a_convolution_is_one_conv(options: Any, shape: Any, kernel: Any, tmp_path: Path) -> None:
+    x, w = (numbers(dtypes.float32, s, -1, 1, i) for i, s in enumerate((shape, kernel)))
+    path = tmp_path / "m.onnx"
+    with sg.device("numpy"):
+        agree(lambda x, w: x.conv2d(w, **options), [x, w], path, 1e-5, 1e-5)
+    operators = [n.op_type for n in onnx.load(path).graph.node]
+    assert operators.count("Conv") == 1
+    assert set(operators) <= {"Conv", "Reshape", "Identity"}
+
+
+POOLS = [
+    (lambda x: x.maxpool2d((2, 2), stride=2), "MaxPool"), (lambda x: x.maxpool2d((3, 2), 1, 2), "MaxPool"),
+    (lambda x: x.maxpool2d((2, 2), dilation=2, padding=1), "MaxPool"), (lambda x: x.avgpool2d((2, 3), 1, 2), "AveragePool"),
+    (lambda x: x.maxpool2d((3, 1), padding=1), "Gather"),  # whole windows of padding
+    (lambda x: x.window_view((2, 2)).sum((-1, -2)), "AveragePool"), (lambda x: x.window_view((2, 2)).max(-1), "Gather"),
+    (lambda x: x.as_strided((2, 3, 4, 7, 2, 2), (216, 72, 16, 1, 8, 1)).max((4, 5)), "MaxPool"),
+    (lambda x: x.as_strided((2, 3, 4, 4, 2, 2), (216, 72, 9, 1, 8, 2)).max((4, 5)), "Gather"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(POOLS)))
+def test_a_pool_is_one_operator(number: int, tmp_path: Path) -> None:
+    fn, operator = POOLS[number]
+    path = tmp_path / "m.onnx"
+    with sg.device("numpy"):
+        agree(fn, [numbers(dtypes.float32, (2, 3, 9, 8), -1, 1, 0)], path, 1e-5, 1e-6)
+    assert operator in [n.op_type for n in onnx.load(path).graph.node]
+
+
+PRODUCTS = [
+    ("ij,jk->ik", [], (3, 4), (4, 5)), ("ij,kj->ik", ["Transpose"], (3, 4), (5, 4)),
+    ("ji,jk->ik", ["Transpose"], (4, 3), (4, 5)), ("abj,kj->abk", ["Transpose"], (2, 3, 4), (5, 4)),
+    ("bhij,bhkj->bhik", ["Transpose"], (2, 3, 4, 5), (2, 3, 6, 5)), ("bij,bjk->bik", [], (2, 3, 4), (2, 4, 5)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("subscripts", "more", "a", "b"), PRODUCTS)
+def test_a_matrix_product_is_one_matmul(
+    subscripts: str, more: Any, a: Any, b: Any, tmp_path: Path
+) -> None:
+    arrays = [numbers(dtypes.float32, s, -1, 1, i) for i, s in enumerate((a, b))]
+    path = tmp_path / "m.onnx"
+    with sg.device("numpy"):
+        agree(lambda x, y: x.einsum(subscripts, y), arrays, path, 1e-5, 1e-6)
+    assert [n.op_type for n in onnx.load(path).graph.node] == [*more, "MatMul", "Identity"]
+
+
+@pytest.mark.parametrize(
+    "subscripts", ["ij,jk->ki", "bij,bjk->ibk", "bij,bjk->ik", "abij,abj->abi", "aij,ajk->aij"]
+)
+def test_other_contractions(subscripts: str, tmp_path: Path) -> None:
+    terms = subscripts.split("->")[0].split(",")
+    extents = dict(zip("abijk", (2, 3, 4, 5, 6), strict=True))
+    arrays = [
+        numbers(dtypes.float32, tuple(extents[x] for x in t), -1, 1, i) for i, t in enumerate(terms)
+    ]
+    with sg.device("numpy"):
+        agree(lambda x, y: x.einsum(subscripts, y), arrays, tmp_path / "m.onnx", 1e-5, 1e-5)
 
 
 def test_a_made_up_operation_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,20 @@ def test_old_and_new_forms_of_an_operator(tmp_path: Path) -> None:
         assert load(proto, tmp_path)(X).shape == (1, 2, 3)
 
 
+def test_a_weight_that_is_also_an_input_has_a_default(tmp_path: Path) -> None:
+    nodes = [node("Neg", "w", "v"), node("Add", "x v", "y")]
+    loaded = load(model(nodes, {"w": X[0]}, {"x": [2, 3], "w": [3]}), tmp_path)
+    assert list(loaded.inputs) == ["x"]
+    np.testing.assert_array_equal(loaded(X).numpy(), X - X[0])
+    np.testing.assert_array_equal(loaded(X, w=X[1]).numpy(), X - X[1])
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(sg.SimplegradError, match=r"simplegrad\[onnx\]"):
+        sgx.load(tmp_path / "model.onnx")
+
+
 # Arguments --------------------------------------------------------------------------------------
 
 
@@ -287,6 +302,22 @@ def test_a_function_that_calls_itself(tmp_path: Path) -> None:
     proto.opset_import.append(helper.make_opsetid("own", 1))
     with pytest.raises(ModelError, match="calls itself"):
         load(proto, tmp_path)
+
+
+def test_functions_that_double_at_each_level(tmp_path: Path, monkeypatch: Any) -> None:
+    """Thirty functions, each of which calls the next one twice: a billion nodes."""
+    monkeypatch.setattr("simplegrad.onnx.model._MAX_STEPS", 1000)
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    functions = []
+    for i in range(30):
+        domain, name = ("own", f"F{i + 1}") if i < 29 else ("", "Neg")
+        body = [helper.make_node(name, [a], [b], domain=domain) for a, b in ("ab", "bc")]
+        functions.append(helper.make_function("own", f"F{i}", ["a"], ["c"], body, imports))
+    proto = model([helper.make_node("F0", ["x"], ["y"], domain="own")], functions=functions)
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    loaded = load(proto, tmp_path)
+    with pytest.raises(ModelError, match="more than 1000 nodes"):
+        loaded(X)
 
 
 def test_all_unsupported_operators_are_named_at_once(tmp_path: Path) -> None:

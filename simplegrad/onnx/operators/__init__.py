@@ -1,4 +1,4 @@
-"""Rules for ONNX operators, a file per family; importing this package registers them all."""
+"""Rules for ONNX operators, a file per family; `find` looks one up among all of them."""
 
 from simplegrad.onnx.operators import (
     control,
@@ -18,11 +18,13 @@ from simplegrad.onnx.operators import (
     sorting,
     text,
 )
+from simplegrad.onnx.registry import find
 
 __all__ = [
     "control",
     "detection",
     "elementwise",
+    "find",
     "gathering",
     "neural",
     "normalization",
