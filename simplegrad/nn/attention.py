@@ -28,8 +28,8 @@ def attend(
     """Return softmax(query key' / √d) value over (batch, heads, time, d), in the query's times.
 
     `mask` is bools that broadcast to (batch, heads, query time, key time): True may be looked at.
-    `causal` lets no query look at a later key. A query that may look at nothing sees the mean of
-    all values.
+    `causal` lets no query look at a later key. A query that may look at nothing gets
+    NaN.
     """
     scores = query.einsum("bhqd,bhkd->bhqk", key).mul(1 / math.sqrt(query.shape[-1]))
     if causal:

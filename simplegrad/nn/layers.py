@@ -93,6 +93,8 @@ class Embedding(Module):
         `IndexOutOfRange` for host indices outside of the table, and for those of a tensor on the
         NumPy device or with ``SIMPLEGRAD_CHECK=1``; elsewhere those are clamped to the table.
         """
+        if isinstance(indices, Tensor) and indices.device.name == "numpy":
+            indices = indices.numpy()  # those of the host are checked
         return self.weight.take(indices, 0)
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from simplegrad import dtypes
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
-from simplegrad.tensor.creation import zeros
+from simplegrad.tensor.creation import full, zeros
+from simplegrad.tensor.indexing import scatter_add
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat, stack
 
@@ -100,16 +102,15 @@ class _Recurrent(Module):
         """Return all outputs (batch, time, hidden) and the last state of one direction."""
         from_input, bias = self._weights("ih", tag)
         from_state, state_bias = self._weights("hh", tag)
-        times = range(x.shape[1])
         inputs = x.einsum("bti,gki->tgbk", from_input).add(self._bias(bias, state_bias))
+        backwards = tag.endswith("_reverse")
         outputs = []
-        for t in reversed(times) if tag.endswith("_reverse") else times:
+        given = _apart(inputs)
+        for now in reversed(given) if backwards else given:
             product = state[0].einsum("bi,gki->gbk", from_state)
-            state = self._step(inputs[t], product, state_bias, state)
+            state = self._step(now, product, state_bias, state)
             outputs.append(state[0])
-        if tag.endswith("_reverse"):
-            outputs.reverse()
-        return stack(outputs, 1), state
+        return _joined(outputs[::-1] if backwards else outputs).swapaxes(0, 1), state
 
     def _weights(self, name: str, tag: str) -> tuple[Tensor, Tensor]:
         """Return a weight as (gates, hidden, …) and its bias as (gates, 1, hidden)."""
@@ -126,6 +127,53 @@ class _Recurrent(Module):
     def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
         """Return the next state from the products of input and state, each (gates, batch, k)."""
         raise NotImplementedError
+
+
+def _numbers(count: int, device: Any) -> list[Tensor]:
+    """Return 0 … count - 1 as vectors of one number that is an argument of kernels."""
+    return [full((1,), i, dtypes.uint32, device) for i in range(count)]
+
+
+def _apart(x: Tensor) -> list[Tensor]:
+    """Return the slices of `x` along its first axis.
+
+    Their places are arguments of kernels, not part of them: every time step runs the same kernels,
+    in the backward pass as well. Blocks of about the root of the length keep the sums that put the
+    gradients together short.
+    """
+    length = x.shape[0]
+    size = math.isqrt(max(length - 1, 0)) + 1
+    count = -(-length // size)
+    if count * size > length:
+        x = x.pad([(0, count * size - length), *[(0, 0)] * (x.ndim - 1)])
+    blocks = x.reshape(count, size, *x.shape[1:])
+    places = _numbers(size, x.device)
+    parts = []
+    for number in places[:count]:
+        block = blocks.take(number, 0).reshape(blocks.shape[1:])
+        parts += [block.take(place, 0).reshape(x.shape[1:]) for place in places]
+    return parts[:length]
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return tensors of one shape along a new first axis, the reverse of `_apart`."""
+    size = math.isqrt(max(len(parts) - 1, 0)) + 1
+    places = _numbers(size, parts[0].device)
+    blocks = [_placed(parts[i : i + size], places, size) for i in range(0, len(parts), size)]
+    whole = _placed(blocks, places, len(blocks))
+    return whole.reshape(len(blocks) * size, *parts[0].shape)[: len(parts)]
+
+
+def _placed(parts: list[Tensor], places: list[Tensor], length: int) -> Tensor:
+    """Return (length, …) with the parts at their places, 0 where there is none."""
+    rows = [
+        scatter_add(place, part.expand_dims(0), length)
+        for place, part in zip(places, parts, strict=False)
+    ]
+    total = rows[0]
+    for row in rows[1:]:
+        total = total.add(row)
+    return total
 
 
 class RNN(_Recurrent):

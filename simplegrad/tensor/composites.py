@@ -302,8 +302,8 @@ class Composites(Contraction):
         """Return minus the log-softmax of logits at the target.
 
         `target` is integers, the shape of the logits without `axis`, or probabilities of the same
-        shape. Integers outside of the classes are an error where they come from the host, or with
-        ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
+        shape. Integers outside of the classes are an error where they come from the host, on the
+        NumPy device, and with ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
         """
         axis = normalize_axis("cross_entropy", axis, self.ndim)
         given = target
@@ -322,7 +322,8 @@ class Composites(Contraction):
                 f"{self.shape}; integers of shape {rest} or probabilities are needed"
             )
         classes = self.shape[axis]
-        if not isinstance(given, Core) or settings.current().check:
+        on_host = not isinstance(given, Core) or target.device.name == "numpy"
+        if on_host or settings.current().check:
             values = np.asarray(given)
             if values.size and not (values.min() >= 0 and values.max() < classes):
                 raise IndexOutOfRange(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simplegrad as sg
 from simplegrad import Tensor, nn
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -103,7 +104,18 @@ LAYERS: dict[str, Pair] = {
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_layer(name: str, device: Any) -> None:
+def test_layer(name: str) -> None:
+    with sg.device("numpy"):
+        check(name)
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "gru", "attention"])
+def test_layer_compiled(name: str, one_cl_device: Any) -> None:
+    """The layers whose graphs are more than one operation of the table, compiled."""
+    check(name)
+
+
+def check(name: str) -> None:
     make, make_torch, x, call, call_torch = LAYERS[name]
     theirs, ours = make_torch(), make()
     with torch.no_grad():  # biases that begin as zeros would hide a missing one
@@ -133,3 +145,39 @@ def test_layer(name: str, device: Any) -> None:
         call_torch(theirs.eval(), torch.tensor(x)).detach().numpy(),
         **close,
     )
+
+
+LOSSES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Any, Any]] = {
+    "cross_entropy": (
+        lambda x, y: nn.cross_entropy(x, y, smoothing=0.1),
+        lambda x, y: torch.nn.functional.cross_entropy(x, y, label_smoothing=0.1),
+        data(6, 5), np.arange(6) % 5,
+    ),
+    "binary_cross_entropy": (
+        nn.binary_cross_entropy, torch.nn.functional.binary_cross_entropy_with_logits,
+        data(4, 3) * 30, (data(4, 3) > 0).astype(np.float32),
+    ),
+    "mse": (nn.mse, torch.nn.functional.mse_loss, data(4, 3), data(4, 3)),
+    "l1": (nn.l1, torch.nn.functional.l1_loss, data(4, 3), data(4, 3)),
+    "huber": (
+        lambda x, y: nn.huber(x, y, 0.7), lambda x, y: torch.nn.functional.huber_loss(x, y, delta=0.7),
+        data(4, 3), data(4, 3),
+    ),
+    "kl_divergence": (
+        lambda x, y: nn.kl_divergence(x, y),
+        lambda x, y: torch.nn.functional.kl_div(x, y, reduction="batchmean"),
+        np.log(np.full((3, 4), 0.25, np.float32)), np.eye(4, dtype=np.float32)[:3],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss(name: str) -> None:
+    ours, theirs, x, y = LOSSES[name]
+    with sg.device("numpy"):
+        mine, its = Tensor(x), torch.tensor(x, requires_grad=True)
+        loss, want = ours(mine, y), theirs(its, torch.tensor(y))
+        loss.backward()
+        want.backward()
+        np.testing.assert_allclose(loss.numpy(), want.detach().numpy(), rtol=1e-5)
+        np.testing.assert_allclose(mine.grad.numpy(), its.grad.numpy(), rtol=1e-4, atol=1e-6)
