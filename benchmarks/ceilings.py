@@ -7,7 +7,6 @@ let neighbouring work-items read neighbouring vectors.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -98,8 +97,8 @@ class Ceiling:
             for per_unit in (1, 4, 32, 256)
         ]
 
-    def runner(self, elements: int, variant: Variant | None = None) -> Callable[[], None]:
-        """Return a function that runs the kernel on the first `elements` and waits for its end."""
+    def runner(self, elements: int, variant: Variant | None = None) -> Callable[[], float]:
+        """Return a function that runs the kernel on the first `elements`; it returns seconds."""
         device, v = self._device, variant or self.variant
         program = device.compile(_SOURCES[self.what].format(w=v.width if v.width > 1 else ""))
         kernel = program.kernel(f"{self.what}_{v.loop}")
@@ -107,9 +106,9 @@ class Ceiling:
         for i, argument in enumerate(arguments):
             kernel.set_arg(i, argument)
 
-        def run() -> None:
-            device.launch(kernel, (v.items,), (v.group,))
-            device.synchronize()
+        def run() -> float:
+            began, ended = device.launch_timed(kernel, (v.items,), (v.group,))
+            return float(ended - began) * 1e-9
 
         return run
 
@@ -128,13 +127,8 @@ class Ceiling:
         return self._best(run)
 
     @staticmethod
-    def _best(run: Callable[[], None], repeat: int = 7) -> float:
-        times = []
-        for _ in range(repeat):
-            began = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - began)
-        return min(times)
+    def _best(run: Callable[[], float], repeat: int = 7) -> float:
+        return min(run() for _ in range(repeat))
 
 
 def measure(device: Any) -> dict[str, Ceiling]:
