@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -58,6 +59,7 @@ class Contestant:
 
     def start(self, caches: Path) -> str:
         """Start the process with caches of its own; return what went wrong, or nothing."""
+        self.stop()
         self.caches = caches
         command = [sys.executable, "-m", "benchmarks.worker", self.library]
         command += ["--platform", self.platform] if self.platform else []
@@ -102,12 +104,14 @@ class Contestant:
         """End the process: its input ends, and where that does not help, it is killed."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(OSError):
             self.process.stdin.close()
+        try:
             self.process.wait(5)
-        except (OSError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.process.stdout.close()
 
     def busy(self) -> bool:
         """Return whether any of its threads is running or ready to run."""

@@ -10,6 +10,9 @@ _HEADING = (
     f"{'':32} {'':14} {'median ms':>10} {'(p25 … p75)':>20} {'device':>8} {'host':>7} {'cold':>8}  "
 )
 
+_AS_FAST = 0.97
+"""Below this ratio one is slower; above, the difference is not worth a word."""
+
 
 def heading() -> str:
     """Return the names of the columns."""
@@ -45,6 +48,13 @@ def summary(rows: list[dict[str, Any]], labels: list[str]) -> list[str]:
             ratio = row["ratios"].get(label)
             told += f"{ratio['median']:15.2f}" if ratio else f"{'–':>15}"
         result.append(told)
+    if "unfused" in others:
+        slower = [
+            f"{row['name']} ({row['ratios']['unfused']['median']:.2f})"
+            for row in rows
+            if row["ratios"]["unfused"]["median"] < _AS_FAST
+        ]
+        result.append(f"fused is slower than unfused: {', '.join(slower) or 'nowhere'}")
     return result
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 import simplegrad as sg
-from benchmarks.ceilings import BIG, Ceiling
 from benchmarks.libraries.library import Library, maker
 from benchmarks.workload import Workload, turns
 from simplegrad import Adam, Tensor
+from simplegrad.runtime.ceilings import Meter, Variant, measured
 
 
 class Ours(Library):
     """The device is that of ``SIMPLEGRAD_DEVICE``, and so are the other settings."""
 
     def __init__(self) -> None:
-        self._ceilings: dict[str, Ceiling] = {}
+        self._meters: dict[str, tuple[Meter, Variant]] = {}
 
     def versions(self) -> dict[str, str]:
         device: Any = Tensor.device
@@ -32,31 +32,30 @@ class Ours(Library):
 
         The large copy goes first: what a run before it left in the caches is gone.
         """
-        ceiling = self._ceiling(workload.ceiling)
-        whole = ceiling.runner(BIG)() if ceiling else 0.0
+        meter = self._meter(workload.ceiling)
+        whole = _rate(*meter, meter[0].size) if meter else 0.0
         with sg.Profile() as p:
             self.wait(run())
         seconds = sum(k.seconds for k in p.kernels.values())
         told: dict[str, Any] = {
             "device_ms": seconds * 1e3, "launches": p.launches, "compiles": p.compiles,
             "bytes_read": p.bytes_read, "bytes_written": p.bytes_written,
-            "peak_bytes": p.peak_bytes,
+            "operations": p.operations, "peak_bytes": p.peak_bytes,
         }  # fmt: skip
-        if ceiling and seconds:
-            elements = ceiling.elements(workload.traffic)
+        if meter and seconds:
             rate = workload.traffic / seconds
-            told["of_ceiling"] = rate * whole / ceiling.nbytes(BIG)
-            told["of_same_size"] = rate * ceiling.runner(elements)() / ceiling.nbytes(elements)
+            told["of_ceiling"] = rate / whole
+            told["of_same_size"] = rate / _rate(*meter, meter[0].elements(workload.traffic))
         return told
 
-    def _ceiling(self, what: str) -> Ceiling | None:
-        """Return the device's ceiling of a kind, found on first use; None where it has none."""
+    def _meter(self, what: str) -> tuple[Meter, Variant] | None:
+        """Return the device's best kernel of a kind, found on first use; None where it has none."""
         device: Any = Tensor.device
         if not what or not hasattr(device, "compile"):
             return None
-        if what not in self._ceilings:
-            self._ceilings[what] = Ceiling(device, what)
-        return self._ceilings[what]
+        if what not in self._meters:
+            self._meters[what] = (Meter(device, what), measured(device)[what].variant)
+        return self._meters[what]
 
     def place(self, array: Any) -> Any:
         return Tensor(array, requires_grad=False)
@@ -158,6 +157,11 @@ class Ours(Library):
             return out, *[t.grad for t in wanted]
 
         return run
+
+
+def _rate(meter: Meter, variant: Variant, elements: int) -> float:
+    """Return the bytes per second of one run of a ceiling's kernel."""
+    return meter.work(variant, elements) / meter.runner(variant, elements)()
 
 
 def _stepped(out: Any, y: Any, optimizer: Adam) -> Any:

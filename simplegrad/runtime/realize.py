@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices, selftest, tuner
+from simplegrad.runtime import devices, profile, selftest, tuner
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -118,7 +119,7 @@ def plan_of(
         full = _full_key(device, current, key)
         plan = _plans.get(full)
         if plan is None:
-            target = target_of(device)
+            began, target = perf_counter_ns(), target_of(device)
             program = compile_graph(order, kept, target, current.fusion)
             if selftest.distrusted(device, program, target):
                 program = compile_graph(order, kept, target_of(device), current.fusion)
@@ -126,6 +127,7 @@ def plan_of(
                 program = compile_graph(order, kept, target_of(device), current.fusion)
                 full = _full_key(device, current, key)
             plan = _plans[full] = Plan(program, device)
+            profile.count_host(f"compile {len(program.launches)} kernels", began)
             while len(_plans) > _MAX_PLANS:
                 _plans.popitem(last=False)
         else:
