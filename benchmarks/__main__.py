@@ -54,6 +54,10 @@ def _options() -> argparse.Namespace:
         "--budget", type=float, default=60, metavar="MS",
         help="milliseconds after which a turn has runs enough (60)",
     )  # fmt: skip
+    parser.add_argument(
+        "--append", action="store_true",
+        help="keep the other workloads of the JSON file: a long suite in pieces",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, help="where the figures go (benchmarks/results)")
     parser.add_argument("--plot", type=Path, help="where the picture goes (benchmarks/results)")
     parser.add_argument("--list", action="store_true", help="print the names and stop")
@@ -75,16 +79,10 @@ def _options() -> argparse.Namespace:
 def _measure(options: argparse.Namespace, folder: Path) -> None:
     only = options.only
     chosen = [w for w in WORKLOADS if not only or any(o in w.name for o in only)]
-    result: dict[str, Any] = {}
     with _contestants(options, folder) as contestants:
-        versions = contestants[0].versions
-        result |= {
-            **versions, "machine": platform.machine(), "system": platform.platform(),
-            "python": platform.python_version(), "cores": os.cpu_count(), "load": _load(),
-            "turns": options.turns, "repeat": options.repeat,
-            "contestants": {c.label: c.versions for c in contestants}, "rows": [], "special": [],
-        }  # fmt: skip
-        print(f"{versions['device']}: {versions['driver']}, load {result['load']}")
+        result = _described(options, contestants)
+        kept = _Kept(options, result)
+        print(f"{result['device']}: {result['driver']}, load {result['load']}")
         for c in contestants:
             told = ", ".join(f"{k} {v}" for k, v in c.versions.items() if k != "kind")
             print(f"  {c.label}: {told}")
@@ -94,6 +92,7 @@ def _measure(options: argparse.Namespace, folder: Path) -> None:
         for workload in chosen:
             row = _row(workload, contestants, references, options)
             result["rows"].append(row)
+            kept.write()  # what was measured stays, whatever ends the run
             print("\n".join(report.lines(row)), flush=True)
     for name in SPECIAL:
         if name in only:
@@ -102,11 +101,38 @@ def _measure(options: argparse.Namespace, folder: Path) -> None:
             print("\n".join(report.special_lines(row)), flush=True)
     if len(contestants) > 1 and chosen:
         print("\n".join(report.summary(result["rows"], [c.label for c in contestants])))
-    stem = versions["device"].replace(":", "-")
-    for part in (options.compare, "peers" if options.peers else ""):
-        stem += f"-{part}" if part else ""
-    print(report.write_json(options.json or _RESULTS / f"{stem}.json", result))
-    print(picture.write(options.plot or _RESULTS / f"{stem}.png", result))
+    whole = kept.write()
+    print(f"JSON: {kept.path}")
+    print(picture.write(options.plot or kept.path.with_suffix(".png"), whole))
+
+
+def _described(options: argparse.Namespace, contestants: list[Contestant]) -> dict[str, Any]:
+    """Return a result without rows: what is measured, where."""
+    return {
+        **contestants[0].versions, "machine": platform.machine(), "system": platform.platform(),
+        "python": platform.python_version(), "cores": os.cpu_count(), "load": _load(),
+        "turns": options.turns, "repeat": options.repeat,
+        "contestants": {c.label: c.versions for c in contestants}, "rows": [], "special": [],
+    }  # fmt: skip
+
+
+class _Kept:
+    """The JSON file of a result that grows."""
+
+    def __init__(self, options: argparse.Namespace, result: dict[str, Any]) -> None:
+        stem = str(result["device"]).replace(":", "-")
+        for part in (options.compare, "peers" if options.peers else ""):
+            stem += f"-{part}" if part else ""
+        self.path: Path = options.json or _RESULTS / f"{stem}.json"
+        self._result = result
+        self._before = report.read(self.path, result) if options.append else {}
+
+    def write(self) -> dict[str, Any]:
+        """Write everything measured, and return it with what the file had before."""
+        names = [w.name for w in WORKLOADS]
+        whole = report.joined(self._before, self._result, names) if self._before else self._result
+        report.write_json(self.path, whole)
+        return whole
 
 
 def _row(

@@ -40,6 +40,8 @@ PEERS = {
 _OF_PEERS = 10.0
 """How much wider a peer's tolerance is: enough to see that it computes the same."""
 _LIMIT_S = 60
+_SLOW_S, _SLOW_TURNS = 0.5, 3
+"""Whoever takes longer for one run takes part in the first turns only."""
 _SETTLED_S = 0.5
 _POLL_S = 0.001
 
@@ -187,9 +189,11 @@ def contest(
     times: dict[str, list[float]] = {c.label: [] for c in able}
     hosts: dict[str, list[float]] = {c.label: [] for c in able}
     profiles: dict[str, list[dict[str, Any]]] = {c.label: [] for c in able}
-    for _ in range(turns):
+    for turn in range(turns):
         for c in able:
             warm_s = entries[c.label]["warm_ms"] * 1e-3
+            if warm_s > _SLOW_S and turn >= _SLOW_TURNS:
+                continue
             runs = max(1, min(repeat, int(budget_s / warm_s)))
             settle(contestants)
             told = c.tell("run", runs=runs, warm=runs > 1)
@@ -238,8 +242,11 @@ def spread(seconds: list[float]) -> dict[str, float]:
 
 
 def paired(slow: list[float], fast: list[float]) -> dict[str, float]:
-    """Return the quartiles of each turn's own ratio: what slowed a whole turn down is left out."""
-    turns = [a / b for a, b in zip(slow, fast, strict=True)]
+    """Return the quartiles of each turn's own ratio: what slowed a whole turn down is left out.
+
+    Of the turns that both took part in, which are the first ones.
+    """
+    turns = [a / b for a, b in zip(slow, fast, strict=False)]
     p25, median, p75 = np.percentile(turns, (25, 50, 75))
     return {"median": float(median), "p25": float(p25), "p75": float(p75)}
 

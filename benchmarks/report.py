@@ -103,8 +103,31 @@ def special_lines(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_json(path: Path, result: dict[str, Any]) -> str:
-    """Write everything measured; return a line that says where."""
+def read(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result that a file holds, empty where there is no file.
+
+    Raises `SystemExit` where it is of another device, driver or version of anything than `result`.
+    """
+    if not path.exists():
+        return {}
+    before: dict[str, Any] = json.loads(path.read_text())
+    for what in ("driver", "machine", "cores", "contestants"):
+        if before[what] != result[what]:
+            raise SystemExit(f"--append: {path} has another {what}: {before[what]}")
+    return before
+
+
+def joined(before: dict[str, Any], result: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return a result with the rows that another has besides, in the order of `names`."""
+    rows = {row["name"]: row for row in (*before["rows"], *result["rows"])}
+    return {
+        **result,
+        "rows": [rows[name] for name in names if name in rows],
+        "special": before["special"] + result["special"],
+    }
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write everything measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    return f"JSON: {path}"

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("benchmarks.contest", reason="the benchmarks are not beside the package here")
 
-from benchmarks import contest, picture, report
+from benchmarks import contest, page, picture, report
 from benchmarks.contest import Contestant, References, missing, paired, spread
 from benchmarks.libraries.numpy_ import Numpy
 from benchmarks.worker import LIBRARIES, load_answers, open_library, save_answers
@@ -138,6 +138,7 @@ def test_states_differ_from_run_to_run(tmp_path: Path) -> None:
 
 def test_ratios_are_of_the_same_turn() -> None:
     assert paired([2.0, 20.0, 6.0], [1.0, 10.0, 3.0]) == {"median": 2, "p25": 2, "p75": 2}
+    assert paired([2.0, 20.0], [1.0, 10.0, 3.0])["median"] == 2  # the first turns only
     assert spread([0.001, 0.003, 0.002])["median_ms"] == pytest.approx(2)
     turn = turns(3)
     assert [turn() for _ in range(5)] == [0, 1, 2, 0, 1]
@@ -179,17 +180,39 @@ def test_report_and_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pieces_join_to_a_suite(tmp_path: Path) -> None:
+    base = {"driver": "D", "machine": "M", "cores": 2, "contestants": {"simplegrad": {}}}
+    whole = base | {"rows": [made_row("b", 1), made_row("c", 1)], "special": []}
+    report.write_json(tmp_path / "a.json", whole)
+    piece = base | {"rows": [made_row("c", 2), made_row("a", 2)], "special": []}
+    before = report.read(tmp_path / "a.json", piece)
+    rows = report.joined(before, piece, ["a", "b", "c"])["rows"]
+    told = [(r["name"], r["ratios"]["unfused"]["median"]) for r in rows]
+    assert told == [("a", 2), ("b", 1), ("c", 2)]
+    assert report.read(tmp_path / "none.json", piece) == {}
+    with pytest.raises(SystemExit, match="another driver: D"):
+        report.read(tmp_path / "a.json", piece | {"driver": "E"})
+
+
 def test_command_line(one_cl_device: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--device", one_cl_device.name]
-    command += ["--peers", "numpy", "--compare", "fusion", "--only", "einsum 256", "softmax 3000"]
+    command += [
+        "--peers",
+        "numpy",
+        "--compare",
+        "fusion",
+        "--only",
+        "einsum 256",
+        "layer_norm 3000",
+    ]
     command += ["--turns", "2", "--repeat", "2"]
-    command += ["--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
+    command += ["--append", "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").exists()
     result = json.loads((tmp_path / "a.json").read_text())
     assert list(result["contestants"]) == ["simplegrad", "unfused", "numpy"]
-    assert [row["name"] for row in result["rows"]] == ["softmax 3000x777", SMALL]
+    assert [row["name"] for row in result["rows"]] == ["layer_norm 3000x777", SMALL]
     for row in result["rows"]:
         assert set(row["ratios"]) == {"unfused", "numpy"}
         for label, entry in row["entries"].items():
@@ -205,3 +228,18 @@ def test_command_line(one_cl_device: Any, tmp_path: Path) -> None:
         [*command[:3], "--only", "nothing"], capture_output=True, text=True, check=False
     )
     assert refused.returncode == 2 and "no workload is called nothing" in refused.stderr
+
+
+def test_page_tells_what_the_files_hold() -> None:
+    result = {
+        "driver": "P|V|D|1", "machine": "M", "cores": 2, "turns": 9,
+        "contestants": {"simplegrad": {"simplegrad": "0.1"}, "unfused": {}, "torch": {"torch": "2"}},
+        "rows": [made_row("chain", 1.5)],
+    }  # fmt: skip
+    lines = page.page({"here": result}).splitlines()
+    assert lines[0] == "### P, D, 1"
+    assert "simplegrad 0.1, torch 2" in lines[2] and "(results/here.json)" in lines[2]
+    [row] = [line for line in lines if line.startswith("| chain")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["chain", "2.5", "2", "0.1", "5", "50% of copy", "**1.50** (2.5)", ""]
+    assert lines.count("![P, D, 1](results/here.png)") == 1
