@@ -30,6 +30,7 @@ import numpy as np
 from benchmarks.libraries.numpy_ import Numpy
 from benchmarks.worker import CHECKED, save_answers
 from benchmarks.workload import Workload
+from simplegrad.runtime import tuned
 
 PEERS = {
     "numpy": "numpy", "torch": "torch", "torch-compile": "torch", "jax": "jax",
@@ -60,14 +61,20 @@ class Contestant:
     caches: Path = Path()
 
     def start(self, caches: Path) -> str:
-        """Start the process with caches of its own; return what went wrong, or nothing."""
+        """Start the process with caches of its own; return what went wrong, or nothing.
+
+        What `python -m simplegrad tune` found for this user stays in force.
+        """
         self.stop()
         self.caches = caches
+        environment = _environment(caches / self.label)
+        if self.library == "simplegrad" and (found := tuned.everything()):
+            tuned.write(Path(environment["SIMPLEGRAD_CACHE_DIR"]) / "tuned.json", found)
         command = [sys.executable, "-m", "benchmarks.worker", self.library]
         command += ["--platform", self.platform] if self.platform else []
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            env={**os.environ, **_environment(caches / self.label), **self.environment},
+            env={**os.environ, **environment, **self.environment},
         )  # fmt: skip
         answer = self._answer()
         self.versions = answer.get("versions", {})

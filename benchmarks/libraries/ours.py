@@ -11,6 +11,7 @@ import simplegrad as sg
 from benchmarks.libraries.library import Library, maker
 from benchmarks.workload import Workload, turns
 from simplegrad import Adam, Tensor
+from simplegrad.runtime import tuned
 from simplegrad.runtime.ceilings import Meter, Variant, measured
 
 
@@ -25,6 +26,7 @@ class Ours(Library):
         return {
             "simplegrad": sg.__version__, "device": device.name, "kind": device.kind,
             "driver": device.identity or f"NumPy {np.__version__}",
+            "tuned classes": str(len(tuned.load(device.identity))),
         }  # fmt: skip
 
     def profile(self, run: Callable[[], Any], workload: Workload) -> dict[str, Any]:
