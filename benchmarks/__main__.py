@@ -49,7 +49,7 @@ def _options() -> argparse.Namespace:
         help=f"parts of names; {', '.join(SPECIAL)} run only when named here",
     )  # fmt: skip
     parser.add_argument("--turns", type=int, default=9, help="turns of every contestant (9)")
-    parser.add_argument("--repeat", type=int, default=15, help="most runs in one turn (15)")
+    parser.add_argument("--repeat", type=int, default=40, help="most runs in one turn (40)")
     parser.add_argument(
         "--budget", type=float, default=60, metavar="MS",
         help="milliseconds after which a turn has runs enough (60)",

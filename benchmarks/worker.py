@@ -32,6 +32,8 @@ CHECKED = 3
 """Runs whose answers are compared."""
 
 _SLOW_S = 0.5
+_WARM_S = 0.01
+"""How long a turn warms up: another process had the cores and their caches before."""
 
 LIBRARIES = {
     "simplegrad": ("benchmarks.libraries.ours", "Ours"),
@@ -74,12 +76,14 @@ class Worker:
         return {"cold_ms": (made + times[0]) * 1e3, "warm_ms": min(times[1:]) * 1e3, "error": error}
 
     def run(self, runs: int, warm: bool) -> dict[str, Any]:
-        """Return host and wall seconds of each run; `warm`: after one that is not counted."""
+        """Return host and wall seconds of each run; `warm`: after some that are not counted."""
         run = self._run
         if run is None:
             raise ValueError("no workload is loaded")
-        if warm:
+        until = time.perf_counter() + _WARM_S
+        while warm:
             self._timed(run)
+            warm = time.perf_counter() < until
         host, wall = [], []
         for _ in range(runs):
             recorded, done, result = self._timed(run)
