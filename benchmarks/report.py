@@ -1,4 +1,4 @@
-"""The table, the JSON file and the picture."""
+"""The table and the JSON file."""
 
 from __future__ import annotations
 
@@ -6,60 +6,79 @@ import json
 from pathlib import Path
 from typing import Any
 
-MODES = ("fused", "unfused")
-_MB = 1e-6
-_COLUMNS = (
-    f"{'':26}{'':8}{'median ms':>10} {'(p25 … p75)':>19} {'min':>8} {'device':>8} {'cold':>8} "
-    f"{'launches':>8} {'MB read':>8} {'written':>8}  rate"
+_HEADING = (
+    f"{'':32} {'':14} {'median ms':>10} {'(p25 … p75)':>20} {'device':>8} {'host':>7} {'cold':>8}  "
 )
+
+_AS_FAST = 0.97
+"""Below this ratio one is slower; above, the difference is not worth a word."""
 
 
 def heading() -> str:
     """Return the names of the columns."""
-    return _COLUMNS
+    return f"{_HEADING}rate, or how many times as fast simplegrad is"
 
 
 def lines(row: dict[str, Any]) -> list[str]:
-    """Return the lines of one workload."""
+    """Return the lines of one workload, one for each that took part."""
     result = []
-    for mode in MODES:
-        if mode not in row:
+    for number, (label, entry) in enumerate(row["entries"].items()):
+        name = "" if number else row["name"]
+        if "median_ms" not in entry:
+            result.append(f"{name:32} {label:14} {entry['error']}")
             continue
-        r = row[mode]
-        quartiles = f"({r['p25_ms']:.3f} … {r['p75_ms']:.3f})"
-        result.append(
-            f"{row['name'] if mode == 'fused' else '':26}{mode:8}{r['median_ms']:10.3f} "
-            f"{quartiles:>19} {r['min_ms']:8.3f} {r['device_ms']:8.3f} {r['cold_ms']:8.1f} "
-            f"{r['launches']:8} {r['bytes_read'] * _MB:8.1f} {r['bytes_written'] * _MB:8.1f}  "
-            f"{_rate(row, r)}"
-        )
-    if "ratio" in row:
-        result.append(
-            f"{'':26}fused is {_ratio(row['ratio'])} as fast as unfused, with "
-            f"{row['fused']['launches']} launches for {row['unfused']['launches']}"
-        )
-    if "numpy" in row:
-        result.append(
-            f"{'':26}{_ratio(row['numpy_ratio'])} as fast as the same steps in NumPy "
-            f"({row['numpy']['median_ms']:.3f} ms)"
-        )
+        quartiles = f"({entry['p25_ms']:.3f} … {entry['p75_ms']:.3f})"
+        told = f"{name:32} {label:14} {entry['median_ms']:10.3f} {quartiles:>20} "
+        told += f"{_ms(entry, 'device_ms', 8)} {_ms(entry, 'host_ms', 7)} {entry['cold_ms']:8.1f}  "
+        ratio = row["ratios"].get(label)
+        result.append(told + (_ratio(ratio) if ratio else _rate(row, entry)))
     return result
+
+
+def summary(rows: list[dict[str, Any]], labels: list[str]) -> list[str]:
+    """Return a table of the ratios: a line a workload, a column for each that took part."""
+    first, others = labels[0], labels[1:]
+    result = [
+        "", f"how many times as fast {first} is (median of the turns' own ratios)",
+        f"{'':32} {first + ', ms':>15}" + "".join(f"{label:>15}" for label in others),
+    ]  # fmt: skip
+    for row in rows:
+        told = f"{row['name']:32} {row['entries'][first]['median_ms']:15.3f}"
+        for label in others:
+            ratio = row["ratios"].get(label)
+            told += f"{ratio['median']:15.2f}" if ratio else f"{'–':>15}"
+        result.append(told)
+    if "unfused" in others:
+        slower = [
+            f"{row['name']} ({row['ratios']['unfused']['median']:.2f})"
+            for row in rows
+            if row["ratios"]["unfused"]["median"] < _AS_FAST
+        ]
+        result.append(f"fused is slower than unfused: {', '.join(slower) or 'nowhere'}")
+    return result
+
+
+def _ms(entry: dict[str, Any], name: str, width: int) -> str:
+    return f"{entry[name]:{width}.3f}" if name in entry else " " * width
 
 
 def _ratio(r: dict[str, float]) -> str:
     return f"{r['median']:.2f} times ({r['p25']:.2f} … {r['p75']:.2f})"
 
 
-def _rate(row: dict[str, Any], r: dict[str, Any]) -> str:
+def _rate(row: dict[str, Any], entry: dict[str, Any]) -> str:
+    told = []
     if row["flops"]:
-        return f"{r['gflops']:.0f} GFLOP/s"
-    if not row["traffic"]:
-        return ""
-    rate = f"{r['gbytes_per_s']:.1f} GB/s"
-    if "of_ceiling" not in r:
-        return rate
-    what = row["ceiling"]["what"]
-    return f"{rate}, {r['of_ceiling']:.0%} of {what}, {r['of_same_size']:.0%} at this size"
+        told.append(f"{entry['gflops']:.0f} GFLOP/s")
+    elif row["traffic"]:
+        told.append(f"{entry['gbytes_per_s']:.1f} GB/s")
+    if "of_ceiling" in entry:
+        what = row["ceiling"]
+        told.append(f"{entry['of_ceiling']:.0%} of {what}")
+        told.append(f"{entry['of_same_size']:.0%} at this size")
+    if entry.get("launches"):
+        told.append(f"{entry['launches']} launch{'es' if entry['launches'] > 1 else ''}")
+    return ", ".join(told)
 
 
 def special_lines(row: dict[str, Any]) -> list[str]:
@@ -84,50 +103,31 @@ def special_lines(row: dict[str, Any]) -> list[str]:
     ]
 
 
-def write_json(path: Path, result: dict[str, Any]) -> str:
-    """Write everything measured; return a line that says where."""
+def read(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result that a file holds, empty where there is no file.
+
+    Raises `SystemExit` where it is of another device, driver or version of anything than `result`.
+    """
+    if not path.exists():
+        return {}
+    before: dict[str, Any] = json.loads(path.read_text())
+    for what in ("driver", "machine", "cores", "contestants"):
+        if before[what] != result[what]:
+            raise SystemExit(f"--append: {path} has another {what}: {before[what]}")
+    return before
+
+
+def joined(before: dict[str, Any], result: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    """Return a result with the rows that another has besides, in the order of `names`."""
+    rows = {row["name"]: row for row in (*before["rows"], *result["rows"])}
+    return {
+        **result,
+        "rows": [rows[name] for name in names if name in rows],
+        "special": before["special"] + result["special"],
+    }
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write everything measured."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    return f"JSON: {path}"
-
-
-def write_picture(path: Path, result: dict[str, Any]) -> str:
-    """Draw the medians with their quartiles; return a line that says where, or what is missing."""
-    try:
-        import matplotlib
-    except ImportError:
-        return "no picture: matplotlib is missing; run: pip install 'simplegrad[plot]'"
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = result["rows"]
-    if not rows:
-        return "no picture: nothing was timed"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    modes = [m for m in MODES if m in rows[0]]
-    height = 0.8 / len(modes)
-    figure, axes = plt.subplots(figsize=(9, 0.45 * len(rows) + 1.4))
-    for number, mode in enumerate(modes):
-        places = [i + (number - (len(modes) - 1) / 2) * height for i in range(len(rows))]
-        medians = [r[mode]["median_ms"] for r in rows]
-        below = [max(r[mode]["median_ms"] - r[mode]["p25_ms"], 0) for r in rows]
-        above = [max(r[mode]["p75_ms"] - r[mode]["median_ms"], 0) for r in rows]
-        axes.barh(places, medians, height, xerr=(below, above), label=mode)
-        for place, row, end in zip(places, rows, above, strict=True):
-            r = row[mode]
-            told = f" {r['median_ms']:.2f} ms, {r['launches']}×"
-            if "of_ceiling" in r:
-                told += f", {r['of_ceiling']:.0%} of {row['ceiling']['what']}"
-            axes.text(r["median_ms"] + end, place, told, va="center", fontsize=7)
-    axes.set_yticks(range(len(rows)), [r["name"] for r in rows])
-    axes.invert_yaxis()
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * 6)  # room for what is written behind the bars
-    axes.set_xlabel("median of the wall time, ms; bars: quartiles; ×: launches")
-    axes.set_title(result["driver"], fontsize=9)
-    axes.legend(loc="lower right")
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-    return f"picture: {path}"

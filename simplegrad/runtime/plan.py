@@ -7,6 +7,7 @@ pool hands back the buffers of the run before, so that in a loop few arguments e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -106,8 +107,9 @@ class Plan:
                         step.kernel.set_number(i, number)
                         last[i] = number
                 if timed:
+                    began = perf_counter_ns()
                     span = device.launch_timed(kernel, step.global_size, step.local_size)
-                    profile.count_launch(device, step.launch, span)
+                    profile.count_launch(device, step.launch, span, began)
                 else:
                     device.launch(kernel, step.global_size, step.local_size)
                 for slot in step.release:

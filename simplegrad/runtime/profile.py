@@ -1,49 +1,109 @@
-"""Counting and timing what runs: launches, compilations, bytes, and each kernel's device time."""
+"""Counting and timing what runs: launches, compilations, bytes, operations, and device time.
+
+How far a kernel is from what the device can do is told against ceilings that were measured on it
+(`runtime.ceilings`). Method: S. Williams, A. Waterman and D. Patterson, "Roofline: an insightful
+visual performance model", CACM 52(4), 2009.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import threading
+import time
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
+from simplegrad.compiler.kernel import Kernel
 from simplegrad.compiler.pipeline import Launch
+from simplegrad.compiler.work import operations
+from simplegrad.errors import SimplegradError
+from simplegrad.runtime import ceilings, roofline
+from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.program_cache import counters
 
 _active: list[Profile] = []
 _lock = threading.Lock()
+_MOSTLY_READ = 16
+"""A kernel that reads so many times what it writes is held against the reading ceiling."""
 
 
 @dataclass
 class KernelRow:
-    """All launches of one kernel: count, bytes and seconds of device time."""
+    """All launches of one kernel on one device: counts, and seconds of device time."""
 
     name: str
+    domain: str
+    """Extents of its outer axes, and behind a bar of those it reduces: ``1024x1024|512``."""
+    device: Device
     launches: int = 0
     bytes_read: int = 0
     bytes_written: int = 0
+    operations: int = 0
+    """Arithmetic that the kernel's IR asks for; see `compiler.work`."""
     seconds: float = 0.0
     spans: list[tuple[int, int]] = field(default_factory=list)
+    """Begin and end of every launch, in nanoseconds of the device's clock."""
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Bytes read and written per second of device time."""
+        return (self.bytes_read + self.bytes_written) / self.seconds if self.seconds else 0.0
+
+    @property
+    def operations_per_s(self) -> float:
+        """Operations per second of device time."""
+        return self.operations / self.seconds if self.seconds else 0.0
+
+    @property
+    def memory_bound(self) -> str:
+        """Which bandwidth the kernel is held against: ``"copy"`` or ``"read"``."""
+        return READ if self.bytes_read > _MOSTLY_READ * self.bytes_written else COPY
+
+
+@dataclass(frozen=True)
+class _Event:
+    """One span of the trace, in nanoseconds of the host's clock."""
+
+    row: str
+    """``host`` or a device's name."""
+    thread: int
+    name: str
+    began: int
+    ended: int
+    told: dict[str, Any]
 
 
 class Profile:
     """``with sg.Profile() as p:`` counts and times everything realized inside.
 
+    Every kernel is waited for before the next one starts, so that its time is its own.
+
     Attributes: `launches`, `compiles`, `bytes_read`, `bytes_written` (bytes that the kernels'
-    buffers hold, from the IR), `peak_bytes` (most device bytes in use), `kernels` (a `KernelRow`
-    per kernel name). Devices that run no kernels (``numpy``, one of twelve operations) count
+    buffers hold, from the IR), `operations` (arithmetic, from the IR), `peak_bytes` (most device
+    bytes in use), `kernels` (a `KernelRow` per kernel by name; a second kernel of a name has
+    ``#2`` behind it). Devices that run no kernels (``numpy``, one of twelve operations) count
     nothing.
     """
 
     def __init__(self) -> None:
         self.launches = self.compiles = self.bytes_read = self.bytes_written = 0
-        self.peak_bytes = 0
+        self.operations = self.peak_bytes = 0
         self.kernels: dict[str, KernelRow] = {}
+        self._rows: dict[tuple[int, str], KernelRow] = {}
+        self._names: Counter[str] = Counter()
         self._devices: dict[int, Device] = {}
         self._compiled_before = 0
+        self._events: list[_Event] = []
+        self._began = time.perf_counter_ns()
 
     def __enter__(self) -> Profile:
         self._compiled_before = counters.compiles
+        self._began = time.perf_counter_ns()
         with _lock:
             _active.append(self)
         return self
@@ -58,27 +118,136 @@ class Profile:
         for device in self._devices.values():
             device.synchronize()
 
-    def _add(self, device: Device, launch: Launch, span: tuple[int, int]) -> None:
+    def _add(self, device: Device, launch: Launch, span: tuple[int, int], host: _Host) -> None:
         self._devices[id(device)] = device
         self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])
-        name = launch.source.kernel_name
-        row = self.kernels.setdefault(name, KernelRow(name))
+        row = self._row(device, launch)
+        done = sum(operations(kernel) for kernel in launch.kernels)
         row.seconds += (span[1] - span[0]) * 1e-9
         row.spans.append(span)
-        self.launches += 1
-        self.bytes_read += launch.bytes_read
-        self.bytes_written += launch.bytes_written
-        row.launches += 1
-        row.bytes_read += launch.bytes_read
-        row.bytes_written += launch.bytes_written
+        for counted in (self, row):
+            counted.launches += 1
+            counted.bytes_read += launch.bytes_read
+            counted.bytes_written += launch.bytes_written
+            counted.operations += done
+        told = {
+            "bytes_read": launch.bytes_read, "bytes_written": launch.bytes_written,
+            "operations": done, "work_items": launch.source.global_size,
+        }  # fmt: skip
+        thread, began, ended = host
+        # The device's clock has an epoch of its own; the wait for a kernel ended when it did.
+        shift = ended - span[1]
+        self._events += [
+            _Event("host", thread, f"launch {row.name}", began, ended, {}),
+            _Event(device.name, 0, row.name, max(span[0] + shift, began), ended, told),
+        ]
+
+    def _row(self, device: Device, launch: Launch) -> KernelRow:
+        source = launch.source
+        row = self._rows.get((id(device), source.text))
+        if row is None:
+            self._names[source.kernel_name] += 1
+            number = self._names[source.kernel_name]
+            name = source.kernel_name + (f"#{number}" if number > 1 else "")
+            row = KernelRow(name, " ".join(_domain(k) for k in launch.kernels), device)
+            self._rows[id(device), source.text] = self.kernels[name] = row
+        return row
+
+    def _by_time(self) -> list[KernelRow]:
+        return sorted(self.kernels.values(), key=lambda r: -r.seconds)
 
     def table(self) -> str:
-        """Return a table of the kernels by device time."""
-        lines = [f"{'kernel':50} {'launches':>8} {'ms':>9} {'GB/s':>7}"]
-        for row in sorted(self.kernels.values(), key=lambda r: -r.seconds):
-            rate = (row.bytes_read + row.bytes_written) / row.seconds / 1e9 if row.seconds else 0
-            lines.append(f"{row.name:50} {row.launches:8} {row.seconds * 1e3:9.3f} {rate:7.1f}")
+        """Return a table of the kernels by device time, with shares of the device's ceilings.
+
+        Rates are of the bytes and operations that the IR tells; the shares are of a copy (of a
+        read, for kernels that write next to nothing) of arrays beyond the caches, so a kernel
+        on data in the caches may show more than 100%, and of multiply-adds in float32. The first
+        table of a device measures its ceilings, a few seconds, and keeps them in the cache.
+        """
+        lines = [_told(device, self._ceilings(device)) for device in self._devices.values()]
+        lines.append(
+            f"{'kernel':36} {'domain':20} {'launches':>8} {'ms':>9} {'time':>5} {'MB':>9} "
+            f"{'GB/s':>7} {'of':>4} {'':4} {'Mop':>9} {'Gop/s':>7} {'of fma':>6}"
+        )
+        total = sum(row.seconds for row in self.kernels.values())
+        for row in self._by_time():
+            limits, bound = self._ceilings(row.device), row.memory_bound
+            moved = row.bytes_read + row.bytes_written
+            lines.append(
+                f"{row.name[:36]:36} {row.domain[:20]:20} {row.launches:8} "
+                f"{row.seconds * 1e3:9.3f} {row.seconds / total if total else 0:5.0%} "
+                f"{moved * 1e-6:9.3f} {row.bytes_per_s * 1e-9:7.1f} "
+                f"{row.bytes_per_s / limits[bound].rate:4.0%} {bound:4} "
+                f"{row.operations * 1e-6:9.2f} {row.operations_per_s * 1e-9:7.1f} "
+                f"{row.operations_per_s / limits[FMA].rate:6.0%}"
+            )
         return "\n".join(lines)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Save a roofline picture of the kernels; the suffix of `path` says which format.
+
+        Across: operations per byte. Up: operations per second, below the ceilings measured on
+        the device. A kernel's area is its share of the time. Needs matplotlib; raises
+        `SimplegradError` without it, or where nothing was profiled.
+        """
+        if not self.kernels:
+            raise SimplegradError(
+                "Profile.plot: no kernel was run; realize something on an OpenCL device inside "
+                "the with block"
+            )
+        pictures = []
+        for device in self._devices.values():
+            points = [
+                roofline.Point(
+                    f"{r.name} {r.domain}", r.operations, r.bytes_read + r.bytes_written, r.seconds
+                )
+                for r in self._by_time()
+                if r.device is device
+            ]
+            rates = {what: c.rate for what, c in self._ceilings(device).items()}
+            pictures.append((device.name, points, rates))
+        roofline.draw(path, pictures)
+
+    def save_trace(self, path: str | os.PathLike[str]) -> None:
+        """Save JSON for Chrome's trace viewer (chrome://tracing, or ui.perfetto.dev).
+
+        One process for the host, with a row per thread (compilations and launches), and one per
+        device with its kernels. Times are microseconds since the profile began; a kernel ends
+        where the host saw it end. Format: the Trace Event Format, complete events.
+        """
+        rows = ["host", *dict.fromkeys(e.row for e in self._events if e.row != "host")]
+        events: list[dict[str, Any]] = [
+            {"ph": "M", "name": "process_name", "pid": i, "tid": 0, "args": {"name": row}}
+            for i, row in enumerate(rows)
+        ]
+        threads: dict[int, int] = {}
+        for e in self._events:
+            events.append({
+                "ph": "X", "name": e.name, "pid": rows.index(e.row),
+                "tid": threads.setdefault(e.thread, len(threads)) if e.row == "host" else 0,
+                "ts": (e.began - self._began) / 1e3, "dur": (e.ended - e.began) / 1e3,
+                "args": e.told,
+            })  # fmt: skip
+        document = {"traceEvents": events, "displayTimeUnit": "ms"}
+        Path(path).write_text(json.dumps(document) + "\n")
+
+    @staticmethod
+    def _ceilings(device: Device) -> dict[str, Ceiling]:
+        return ceilings.measured(device)
+
+
+def _told(device: Device, limits: dict[str, Ceiling]) -> str:
+    return (
+        f"{device.name}: copies {limits[COPY].rate * 1e-9:.1f} GB/s, reads "
+        f"{limits[READ].rate * 1e-9:.1f} GB/s, multiply-adds {limits[FMA].rate * 1e-9:.0f} Gop/s"
+    )
+
+
+def _domain(kernel: Kernel) -> str:
+    outer, reduce = (
+        "x".join(str(axis.extent) for axis in axes) for axes in (kernel.outer, kernel.reduce)
+    )
+    return f"{outer or 1}|{reduce}" if reduce else outer or "1"
 
 
 def profiling() -> bool:
@@ -86,7 +255,23 @@ def profiling() -> bool:
     return bool(_active)
 
 
-def count_launch(device: Device, launch: Launch, span: tuple[int, int]) -> None:
-    """Tell every open profile of a launch that ran from `span[0]` to `span[1]` nanoseconds."""
+_Host = tuple[int, int, int]
+"""A thread, and when it began and ended something, in nanoseconds of the host's clock."""
+
+
+def count_launch(device: Device, launch: Launch, span: tuple[int, int], began: int) -> None:
+    """Tell every open profile of a launch that ran from `span[0]` to `span[1]` nanoseconds.
+
+    `began` is the host's clock (``time.perf_counter_ns``) before the launch; its end is now.
+    """
+    host = (threading.get_ident(), began, time.perf_counter_ns())
     for profile in _active:
-        profile._add(device, launch, span)
+        profile._add(device, launch, span, host)
+
+
+def count_host(name: str, began: int) -> None:
+    """Tell every open profile what the host has done since `began` (``time.perf_counter_ns``)."""
+    if _active:
+        event = _Event("host", threading.get_ident(), name, began, time.perf_counter_ns(), {})
+        for profile in _active:
+            profile._events.append(event)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices, selftest, tuner
+from simplegrad.runtime import devices, profile, selftest, tuner
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -120,7 +121,9 @@ def plan_of(
         full = _full_key(device, current, key)
         plan = _plans.get(full)
         if plan is None:
+            began = perf_counter_ns()
             plan = _new_plan(order, kept, device)
+            profile.count_host(f"compile {len(plan.program.launches)} kernels", began)
             full = _full_key(device, current, key)  # measuring may have found other tiles
             _plans[full] = plan
             while len(_plans) > _MAX_PLANS:
