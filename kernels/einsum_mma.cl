@@ -163,6 +163,7 @@
 #endif
 
 #if EMULATE_MMA
+#define UNROLL                         // the emulation is long enough
 static float one(__local const uint *words, int word, int part)
 {
 #if KIND == 0
@@ -194,6 +195,7 @@ static float one(__local const uint *words, int word, int part)
         }                                                                               \
     }
 #else
+#define UNROLL _Pragma("unroll")
 #if KIND == 0
 #define INSTRUCTION "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
 #elif KIND == 1
@@ -311,10 +313,10 @@ void KERNEL_NAME(PARAMS)
 
         // ---- compute the step before this one from local memory
         if (step > 0) {
-            #pragma unroll
+            UNROLL
             for (int w = 0; w < WORDS; w += 8) {
                 uint a[RM][4];
-                #pragma unroll
+                UNROLL
                 for (int i = 0; i < RM; ++i) {
                     __local const uint *from = a_tile + (warp_m + i * 16 + g) * PITCH + w + t;
                     a[i][0] = from[0];
@@ -322,11 +324,11 @@ void KERNEL_NAME(PARAMS)
                     a[i][2] = from[4];
                     a[i][3] = from[8 * PITCH + 4];
                 }
-                #pragma unroll
+                UNROLL
                 for (int j = 0; j < RN; ++j) {
                     __local const uint *from = b_tile + (warp_n + j * 8 + g) * PITCH + w + t;
                     const uint two[2] = {from[0], from[4]};
-                    #pragma unroll
+                    UNROLL
                     for (int i = 0; i < RM; ++i)
                         MMA(acc[i][j], a[i], two)
                 }
