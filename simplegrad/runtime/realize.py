@@ -102,7 +102,8 @@ def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list
             raise DeviceError(
                 "realize: this value depends on an argument that stands for any array of shape "
                 f"{node.shape}: where a function is being traced (simplegrad.onnx.export, "
-                "simplegrad.symbolic), it may not read values (numpy(), float(x), a tensor as a mask)"
+                "simplegrad.symbolic), it may not read values (numpy(), float(x), a tensor as a "
+                "mask)"
             )
         else:
             place[node] = len(order)
