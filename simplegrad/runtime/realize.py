@@ -101,8 +101,9 @@ def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list
         elif node.kind.op is ops.BUFFER:
             raise DeviceError(
                 "realize: this value depends on an argument that stands for any array of shape "
-                f"{node.shape}: where a function is being traced (simplegrad.onnx.export), it "
-                "may not read values (numpy(), float(x), a tensor as a mask)"
+                f"{node.shape}: where a function is being traced (simplegrad.onnx.export, "
+                "simplegrad.symbolic), it may not read values (numpy(), float(x), a tensor as a "
+                "mask)"
             )
         else:
             place[node] = len(order)
