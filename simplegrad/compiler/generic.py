@@ -209,7 +209,8 @@ class Generic:
 
         What no symbol changes is shared with all other instances.
         """
-        sizes = iter(self.sizes(*[numbers[place] for place in self.bases]))
+        symbols = tuple([numbers[place] for place in self.bases])
+        sizes = iter(self.sizes(*symbols))
         result = Program(list(self.program.slots), [], self.program.results)
         for number in _varying_slots(self.program):
             result.slots[number] = replace(result.slots[number], nbytes=next(sizes))
@@ -221,7 +222,9 @@ class Generic:
                     numbers=tuple([(next(sizes), ctype) for _, ctype in launch.source.numbers]),
                 )
                 read, written = next(sizes), next(sizes)
-                launch = replace(launch, source=source, bytes_read=read, bytes_written=written)
+                launch = replace(
+                    launch, source=source, bytes_read=read, bytes_written=written, symbols=symbols
+                )
             result.launches.append(launch)
         return result
 

@@ -71,6 +71,14 @@ class Launch:
     reasons: tuple[str, ...]
     release: tuple[int, ...] = ()
     """Slots whose buffer nobody reads after this launch."""
+    symbols: tuple[int, ...] = ()
+    """The numbers of the symbols, where `kernels` are over extents that stand for any number."""
+
+    def settled(self) -> tuple[Kernel, ...]:
+        """Return the kernels with plain ints everywhere."""
+        return (
+            tuple(settled(k, self.symbols) for k in self.kernels) if self.symbols else self.kernels
+        )
 
 
 @dataclass(eq=False)
@@ -354,5 +362,5 @@ class _Placer:
             if free:
                 self.program.launches[i] = Launch(
                     launch.source, launch.slots, launch.bytes_read, launch.bytes_written,
-                    launch.kernels, launch.reasons, free,
+                    launch.kernels, launch.reasons, free, launch.symbols,
                 )  # fmt: skip

@@ -94,7 +94,7 @@ class Profile:
         self.launches = self.compiles = self.bytes_read = self.bytes_written = 0
         self.operations = self.peak_bytes = 0
         self.kernels: dict[str, KernelRow] = {}
-        self._rows: dict[tuple[int, str], KernelRow] = {}
+        self._rows: dict[tuple[int, str, str], KernelRow] = {}
         self._names: Counter[str] = Counter()
         self._devices: dict[int, Device] = {}
         self._compiled_before = 0
@@ -121,8 +121,9 @@ class Profile:
     def _add(self, device: Device, launch: Launch, span: tuple[int, int], host: _Host) -> None:
         self._devices[id(device)] = device
         self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])
-        row = self._row(device, launch)
-        done = sum(operations(kernel) for kernel in launch.kernels)
+        kernels = launch.settled()
+        row = self._row(device, launch, kernels)
+        done = sum(operations(kernel) for kernel in kernels)
         row.seconds += (span[1] - span[0]) * 1e-9
         row.spans.append(span)
         for counted in (self, row):
@@ -142,15 +143,15 @@ class Profile:
             _Event(device.name, 0, row.name, max(span[0] + shift, began), ended, told),
         ]
 
-    def _row(self, device: Device, launch: Launch) -> KernelRow:
-        source = launch.source
-        row = self._rows.get((id(device), source.text))
+    def _row(self, device: Device, launch: Launch, kernels: tuple[Kernel, ...]) -> KernelRow:
+        name, domain = launch.source.kernel_name, " ".join(_domain(k) for k in kernels)
+        key = (id(device), launch.source.text, domain)  # one text may serve many sizes
+        row = self._rows.get(key)
         if row is None:
-            self._names[source.kernel_name] += 1
-            number = self._names[source.kernel_name]
-            name = source.kernel_name + (f"#{number}" if number > 1 else "")
-            row = KernelRow(name, " ".join(_domain(k) for k in launch.kernels), device)
-            self._rows[id(device), source.text] = self.kernels[name] = row
+            self._names[name] += 1
+            if self._names[name] > 1:
+                name += f"#{self._names[name]}"
+            row = self._rows[key] = self.kernels[name] = KernelRow(name, domain, device)
         return row
 
     def _by_time(self) -> list[KernelRow]:

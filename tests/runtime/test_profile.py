@@ -80,6 +80,16 @@ def test_a_row_per_kernel_not_per_name(one_cl_device: Any) -> None:
     assert second.operations == 2 * 2 * 30**3
 
 
+def test_sizes_that_share_a_program_are_counted_apart(cl_device: Any) -> None:
+    for n in (33, 34, 35, 36):  # from the third on, one compilation serves all
+        assert counted(normal(n, n) @ normal(n, n)) == 2 * n**3
+    with sg.Profile() as p:
+        for n in (37, 38):
+            sg.realize(normal(n, n) @ normal(n, n))
+    assert [row.domain for row in p.kernels.values()] == ["37x37|37", "38x38|38"]
+    assert p.compiles == 0
+
+
 def test_table_tells_shares_of_the_ceilings(one_cl_device: Any, known: None) -> None:
     a = normal(64, 64)
     with sg.Profile() as p:
