@@ -54,6 +54,7 @@ from simplegrad.runtime.devices import current as _current_device
 from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
 from simplegrad.runtime.profile import Profile
+from simplegrad.tensor.attention import scaled_dot_product_attention
 from simplegrad.tensor.contraction import einsum, matmul
 from simplegrad.tensor.creation import (
     arange,
@@ -200,6 +201,7 @@ __all__ = [
     "random",
     "realize",
     "result_type",
+    "scaled_dot_product_attention",
     "scatter_add",
     "set_default_float",
     "settings",

@@ -21,6 +21,7 @@ import numpy as np
 from simplegrad.dtypes import DType, bool_, uint32
 
 ELEMENTWISE, REDUCE, VIEW, LEAF, OTHER = "elementwise", "reduce", "view", "leaf", "other"
+MADE = "made"  # by the compiler only: no row of the table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -449,6 +450,14 @@ EINSUM = _row("einsum", OTHER, 2, kinds="uif")  # arg: (left, right, output), tu
 TAKE = _row("take", OTHER, 2)  # arg: axis; operands x and integer indices, clamped to the axis
 SCATTER_ADD = _row("scatter_add", OTHER, 2, kinds="uif")  # arg: extent; indices (n,), rows (n, …)
 CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis
+
+
+# What the compiler makes of others (`compiler.attention`): no user's graph holds these ------------
+
+ATTENTION = Op("attention", MADE, -1, kinds="f")
+"""arg: (part, letters of the softmax, operand subscripts …, output); see `compiler.attention`."""
+SCORE = Op("score", LEAF, 0)
+"""arg 0: a score inside an attention's expressions; 1: the gradient after its softmax."""
 
 
 def of_kind(kind: str) -> frozenset[Op]:

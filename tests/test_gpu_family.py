@@ -17,6 +17,7 @@ B = RNG.normal(size=(67, 29)).astype(np.float32)
 BIG = RNG.normal(size=(300, 257)).astype(np.float32)
 LONG = RNG.normal(size=100_003).astype(np.float32)
 IMAGE = RNG.normal(size=(2, 4, 9, 8)).astype(np.float32)
+HEADS = RNG.normal(size=(2, 2, 40, 12)).astype(np.float32)
 KERNEL = RNG.normal(size=(6, 2, 3, 3)).astype(np.float32)
 INDEX = RNG.integers(0, 37, 50)
 
@@ -37,6 +38,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "matmul relu": (lambda x, y: (x @ y + 1).relu().sum(0), (A, B)),
     "matvec": (lambda x, y: x @ y, (A, B[:, 0])),
     "batched": (lambda x: sg.einsum("bcij,bckj->bcik", x, x), (IMAGE,)),
+    "attention": (lambda x: sg.scaled_dot_product_attention(x, x[:, :, ::-1], x * 2), (HEADS,)),
     "conv2d": (lambda x, w: x.conv2d(w, 1, 2, 1, 2), (IMAGE, KERNEL)),
     "maxpool2d": (lambda x: x.maxpool2d((3, 3), 1, 2), (IMAGE,)),
     "gather": (lambda x: x[INDEX], (A,)),
@@ -50,7 +52,7 @@ CASES: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }
 
 MAIN = ["chain", "row reduce", "column reduce", "full reduce", "argmax", "softmax", "layer_norm",
-        "matmul", "conv2d", "gather", "cumsum"]  # fmt: skip
+        "matmul", "attention", "conv2d", "gather", "cumsum"]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,18 @@ templates = {{
         np.arange(len(long[:450])) % 39, Tensor(long[:450]), 40
     ),
 }}
+rows = [Tensor(rng.normal(size=(n, 8)).astype(np.float32)) for n in (33, 35, 35, 33)]
+
+
+def gradients():
+    for x in rows[:3]:
+        x.grad = None
+    out = sg.scaled_dot_product_attention(*rows[:3], is_causal=True)
+    (out * rows[3]).sum().backward()
+    return sg.concat([out, *[x.grad for x in rows[:3]]])
+
+
+templates["kernels/attention"] = gradients
 cases.update(templates)
 
 

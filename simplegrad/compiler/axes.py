@@ -64,7 +64,8 @@ def widest(kernel: Kernel) -> int:
 def roots(kernel: Kernel) -> list[Value]:
     """Return the values that reductions and outputs read."""
     stores = [t for o in kernel.outputs for t in o.index.tokens()]
-    return [r.value for r in kernel.reductions] + [o.value for o in kernel.outputs] + stores
+    own = [r.value for r in kernel.reductions] + list(kernel.asked)
+    return own + [o.value for o in kernel.outputs] + stores
 
 
 def dependences(kernel: Kernel) -> dict[int, Dependences]:

@@ -7,7 +7,7 @@ after   no EINSUM, CUMSUM or SCATTER_ADD; no two nodes of equal kind and equal o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -42,7 +42,18 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = 
     table: dict[tuple[int, ...], Node] = {}
     merged = rewrite(topological(roots), lambda node: merge(simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
+    glued |= above([merged[id(r)] for r in roots], lambda node: node.op is ops.SCORE)
     return Canonical([_computed(merged[id(r)]) for r in roots], glued)
+
+
+def above(roots: Sequence[Node], chosen: Callable[[Node], bool]) -> set[int]:
+    """Return the ids of nodes that depend on a chosen one, itself too, short of an ATTENTION."""
+    found: set[int] = set()
+    for node in topological(roots):
+        reads = chosen(node) or any(id(s) in found for s in node.srcs)
+        if reads and node.op is not ops.ATTENTION:
+            found.add(id(node))
+    return found
 
 
 def _computed(node: Node) -> Node:

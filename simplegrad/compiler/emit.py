@@ -32,6 +32,7 @@ from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
     CONST,
+    GIVEN,
     INDEX,
     LOAD,
     REDUCED,
@@ -118,6 +119,8 @@ class Emitter:
         self.helpers: dict[str, None] = {}
         self.arrays: dict[Any, Kept] = {}
         """What was computed before, by value id or reduction number."""
+        self.given: dict[int, str] = {}
+        """The texts of the numbers that a template brings."""
         axes = (*kernel.outer, *kernel.reduce)
         self._scopes = [_Scope("", dict.fromkeys(_all_variables(kernel) - set(axes), ("0", 1)))]
         self._names: dict[Var, str] = {}
@@ -229,6 +232,8 @@ class Emitter:
             text = self._temporary(
                 scope, "kept", value.dtype, lanes, self._kept(self.arrays[key], value.dtype, lanes)
             )
+        elif value.form == GIVEN:
+            text = self.given[value.arg]
         elif value.form == REDUCED:
             text = self.binding(value.arg)[0]
         elif value.form == LOAD:

@@ -70,6 +70,8 @@ class Group:
     ancestors: int = 0
     """Bit set of the groups that must run before."""
     contraction: bool = False
+    attention: bool = False
+    """Whether it is parts of one attention, which `attention_kernel` lowers."""
     stored: list[Node] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -132,6 +134,10 @@ class Fuser:
         inline: dict[int, Inline] = {}
         none: frozenset[int] = frozenset()
         for node in self.order:
+            if node.op is ops.ATTENTION:
+                for src in node.srcs:  # each is read once per block of the other side
+                    if id(src) not in self.glued:
+                        self._store_before_repeat(src, inline)
             if is_leaf(node):
                 inline[id(node)] = (none, 0, 0 if node.op.kind == ops.LEAF and
                                     node.op is not ops.BUFFER else 1)  # fmt: skip
@@ -145,7 +151,7 @@ class Fuser:
             cost = sum(p[1] for p in parts) + (0 if node.op.kind == ops.VIEW else node.op.cost)
             reads = sum(p[2] for p in parts)
             if node.op is ops.EXPAND and node.size != node.srcs[0].size:
-                self._store_before_repeat(node, parts[0][1], inline)
+                self._store_before_repeat(node.srcs[0], inline)
                 closure, cost, reads = self._after(node, inline)
                 reads *= estimate(node.srcs[0].size) / max(estimate(node.size), 1)
             inline[id(node)] = (closure, cost, reads)
@@ -158,7 +164,7 @@ class Fuser:
         return closure | {id(node)}, cost, reads
 
     def _is_root(self, node: Node, cost: int, reads: float, readers: int) -> bool:
-        if id(node) in self.targets or node.op.kind == ops.REDUCE:
+        if id(node) in self.targets or node.op.kind == ops.REDUCE or node.op is ops.ATTENTION:
             return True
         if node.op.kind != ops.ELEMENTWISE or id(node) in self.glued:
             return False
@@ -166,25 +172,25 @@ class Fuser:
             return True
         return readers > 1 and reads > 0 and (cost > cheap(reads) or reads > 2)
 
-    def _store_before_repeat(self, node: Node, cost: int, inline: dict[int, Inline]) -> None:
+    def _store_before_repeat(self, node: Node, inline: dict[int, Inline]) -> None:
         """A costly value that is about to be read several times along new axes is stored."""
-        source = node.srcs[0]
-        path = [node]
+        source = node
+        path = []
         while source.op.kind == ops.VIEW and source.buffer is None:
             path.append(source)
             source = source.srcs[0]
-        reads = inline[id(source)][2]
+        _, cost, reads = inline[id(source)]
         dear = cost > cheap(reads) and not is_leaf(source) and source.op.kind == ops.ELEMENTWISE
         if dear and id(source) not in self.roots and reads:
             self.roots[id(source)] = source
             inline[id(source)] = (frozenset(), 0, 1)
-            for view in reversed(path[1:]):
+            for view in reversed(path):
                 inline[id(view)] = self._after(view, inline)
 
     def _cut(self, node: Node, inline: dict[int, Inline]) -> None:
         """Store the largest operands, so that no kernel's body grows without bound."""
         for src in sorted(node.srcs, key=lambda s: -len(inline[id(s)][0])):
-            if len(inline[id(src)][0]) > MAX_INLINE // 3:
+            if len(inline[id(src)][0]) > MAX_INLINE // 3 and id(src) not in self.glued:
                 path = []
                 while src.op.kind == ops.VIEW and estimate(src.srcs[0].size) <= estimate(src.size):
                     path.append(src)  # what a padding surrounds is less to store
@@ -201,7 +207,14 @@ class Fuser:
         domain = root.srcs[0].shape if reduce else root.shape
         reduced = root.arg if reduce else ()
         self.why = "fusion is off" if not self.fusion else "nothing before it has its domain"
-        if self.fusion:
+        if root.op is ops.ATTENTION:
+            self.why = "an attention is a kernel of its own"
+            group = self._attention_of(root)
+            if group is not None:
+                group.full[id(root)] = root.size == size_of(group.domain)
+                self._join(root, group, self._read(root, group), ())
+                return
+        elif self.fusion:
             for group in self._candidates(root, domain, reduced):
                 reading = self._fits(root, group, domain, reduced)
                 if reading is not None:
@@ -212,11 +225,23 @@ class Fuser:
         group.reasons.append(f"{root.op} {root.where} starts a kernel: {self.why}")
         self.groups.append(group)
         group.full[id(root)] = not reduce
+        group.attention = root.op is ops.ATTENTION
         reading = self._read(root, group)
         group.contraction = reduce and _is_contraction(root, reading)
         self._join(root, group, reading, reduced)
-        if self.fusion:
+        if self.fusion and not group.attention:
             self.by_domain[(domain, reduced)] = group
+
+    def _attention_of(self, root: Node) -> Group | None:
+        """Return the group of the other part of the same attention that one kernel computes."""
+        for group in self.groups:
+            first = group.members[0]
+            if first.op is ops.ATTENTION and first.srcs == root.srcs:
+                parts = {m.arg[0] for m in (*group.members, root)}
+                same = first.arg[1:-1] == root.arg[1:-1]
+                if same and (parts <= {"out", "top", "total"} or parts <= {"dk", "dv"}):
+                    return group
+        return None
 
     def _candidates(self, root: Node, domain: Shape, reduced: tuple[int, ...]) -> list[Group]:
         """Return groups worth trying: producers, latest first, then one of the same domain."""
@@ -251,6 +276,9 @@ class Fuser:
     ) -> Reading | None:
         reduce = bool(reduced)
         size, outer = size_of(group.domain), _outer_size(group)
+        if group.attention:
+            self.why = "an attention runs alone"
+            return None
         if reduce:
             if domain != group.domain or (group.reduced and group.reduced != reduced):
                 self.why = f"it reduces axes {reduced} of {domain}, the kernel before another"
@@ -344,12 +372,14 @@ class Fuser:
         """Return what evaluating `root` in this group's variables reads, and where."""
         reading = Reading()
         seen: set[tuple[int, Position]] = set()
-        position = group.position(root)
+        position = () if group.attention else group.position(root)
         if root.op.kind == ops.REDUCE:
             position = tuple(Index.of(v) for v in group.vars)
         stack: list[tuple[Node, Position]] = [(s, position) for s in root.srcs]
         if root.op.kind == ops.VIEW or root.op is ops.TAKE:
             stack = self._through(root, position)
+        elif root.op is ops.ATTENTION:
+            stack = [(s, tuple(Index.of(Var("any", n + 1)) for n in s.shape)) for s in root.srcs]
         reading.weight = 1
         while stack:
             node, position = stack.pop()
@@ -358,7 +388,7 @@ class Fuser:
                 continue
             seen.add(key)
             if id(node) in self.roots or is_leaf(node):
-                if node.op not in (ops.CONST, ops.IOTA) or node.buffer is not None:
+                if node.op not in (ops.CONST, ops.IOTA, ops.SCORE) or node.buffer is not None:
                     reading.nodes[id(node)] = node
                     flat = flatten(position, node.shape)
                     reading.flats.setdefault(id(node), set()).add(flat)

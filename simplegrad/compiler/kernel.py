@@ -20,8 +20,8 @@ from simplegrad.compiler.index import Guard, Index, Var
 from simplegrad.dtypes import DType
 from simplegrad.ops import Op
 
-LOAD, ARG, CONST, INDEX, GUARD, APPLY, REDUCED = (
-    "load", "arg", "const", "index", "guard", "apply", "reduced",
+LOAD, ARG, CONST, INDEX, GUARD, APPLY, REDUCED, GIVEN = (
+    "load", "arg", "const", "index", "guard", "apply", "reduced", "given",
 )  # fmt: skip
 
 
@@ -35,9 +35,10 @@ class Value:
     """APPLY: the elementwise operation."""
     srcs: tuple[Value, ...] = ()
     arg: int = -1
-    """LOAD and ARG: the position in `Kernel.args`; REDUCED: the position in `reductions`."""
+    """LOAD and ARG: the position in `Kernel.args`; REDUCED: the position in `reductions`; GIVEN:
+    which number of those that the template of the kernel brings."""
     index: Index | None = None
-    """LOAD: element of the buffer; INDEX: the number itself."""
+    """LOAD: element of the buffer; INDEX: the number itself; GIVEN: where it differs."""
     guards: tuple[Guard, ...] = ()
     """LOAD, GUARD: conditions that must all hold; a LOAD gives `number` where one does not."""
     number: bool | int | float = 0
@@ -95,5 +96,7 @@ class Kernel:
     reductions: tuple[Reduction, ...]
     outputs: tuple[Output, ...]
     split: Split | None = None
+    asked: tuple[Value, ...] = ()
+    """Further values, of any level, that the kernel's own template asks for."""
     notes: dict[str, Any] = field(default_factory=dict)
     """For people only: operations and user lines, reasons of boundaries."""

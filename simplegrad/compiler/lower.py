@@ -15,6 +15,7 @@ from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
     CONST,
+    GIVEN,
     GUARD,
     INDEX,
     LOAD,
@@ -92,6 +93,9 @@ class Builder:
             return self.value(form=ARG, dtype=node.dtype, arg=self.argument(node, "scalar"))
         if node.op is ops.CONST:
             return self.value(form=CONST, dtype=node.dtype, number=const_value(node))
+        if node.op is ops.SCORE:
+            index = flatten(position, node.shape)
+            return self.value(form=GIVEN, dtype=node.dtype, arg=node.arg, index=index)
         if node.op is ops.IOTA:
             index = self._resolved(position[0])
             return self.value(form=INDEX, dtype=node.dtype, index=index)

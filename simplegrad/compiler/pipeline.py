@@ -1,5 +1,6 @@
 """The compiler as one visible list of passes, from graph nodes to launches.
 
+    recognise      softmax attentions become one node each            `attention`
     canonicalise   composites become primitives, equal nodes one      `canonical`, `nested_sums`
     fuse           nodes become groups, one per kernel                `fuse`
     lower          groups become kernels over index expressions       `groups`, `lower`
@@ -20,8 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from simplegrad import ops, settings
-from simplegrad.compiler import as_strided, contraction, cpu, gpu, scatter
+from simplegrad.compiler import as_strided, attention_kernel, contraction, cpu, gpu, scatter
 from simplegrad.compiler.assemble import Source, assemble
+from simplegrad.compiler.attention import recognise
+from simplegrad.compiler.attention_kernel import Attention
 from simplegrad.compiler.axes import widest
 from simplegrad.compiler.canonical import canonicalise
 from simplegrad.compiler.emit import Body
@@ -35,7 +38,7 @@ from simplegrad.compiler.verify import verify_kernel
 from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of
-from simplegrad.graph.node import Node, Spec, leaf
+from simplegrad.graph.node import Node, Spec, leaf, topological
 
 _POINTER = 8
 _MOST_BODIES = 16
@@ -92,7 +95,10 @@ def compile_graph(
     _check_dtypes(order, target)
     limits = device_limits(target)
     checked = settings.current().verify
-    canonical = canonicalise(order, targets, fusion)
+    recognised = list(targets)
+    if fusion:
+        recognised = recognise(order, targets, attention_kernel.room(target))
+    canonical = canonicalise(topological(recognised), recognised, fusion)
     if checked:
         verify_canonical(canonical, targets)
     groups = fuse(canonical, limits, fusion)
@@ -141,7 +147,12 @@ def _kernels(
     known = None if fresh else memory.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
-        lowered = [w for low in lower(group, roots, limits) for w in _stages(low, limits, target)]
+        if group.attention:
+            lowered = attention_kernel.lower(group, roots)
+        else:
+            lowered = [
+                w for low in lower(group, roots, limits) for w in _stages(low, limits, target)
+            ]
         _show("lower", [low.kernel for low in lowered])
         if settings.current().verify:
             for low in lowered:
@@ -191,6 +202,8 @@ def device_limits(target: Target) -> Limits:
 def render(kernel: Kernel, target: Target) -> Body:
     """Return the OpenCL C of one kernel: a template where one fits, else generated loops."""
     target = fitted(kernel, target)
+    if isinstance(kernel, Attention):
+        return attention_kernel.render(kernel, target)
     body = None
     if (product := contraction.match(kernel, target)) is not None:
         body = contraction.render(product, target)

@@ -11,7 +11,7 @@ from simplegrad.compiler.ctext import vector
 from simplegrad.compiler.emit import Emitter
 from simplegrad.compiler.groups import Rewriter
 from simplegrad.compiler.index import Index, Var
-from simplegrad.compiler.kernel import Kernel, Value
+from simplegrad.compiler.kernel import Kernel, Output, Value
 from simplegrad.compiler.sources import kernel_source
 from simplegrad.compiler.symbolic import names_in, symbolic
 from simplegrad.errors import VerifyError
@@ -134,13 +134,21 @@ class Holes:
         emitter.bind(axis.vars[0], run)
         emitter.bind(axis.inside, inside, lanes)
 
-    def load(self, hole: str, value: Value, along: Sequence[str], wide: str = "") -> None:
-        """Define a hole that returns a value at a position, in lanes along the axis `wide`."""
+    def load(
+        self, hole: str, value: Value, along: Sequence[str], wide: str = "",
+        given: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Define a hole that returns a value at a position, in lanes along the axis `wide`.
+
+        `given` names further parameters of the value's type: what its GIVEN parts are.
+        """
         emitter = self._emitter(along, wide)
+        emitter.given = dict(enumerate(given))
         lanes = self.lanes if wide else 1
         result = emitter.value(value, lanes)
         ctype = vector(value.dtype.compute, lanes)
-        self._function(hole, ctype, along, "", emitter, f"return {result};")
+        extra = ", ".join(f"{ctype} {name}" for name in given)
+        self._function(hole, ctype, along, extra, emitter, f"return {result};")
 
     def store(
         self,
@@ -149,14 +157,15 @@ class Holes:
         wide: str,
         given: str,
         prepare: Callable[[Emitter], None],
+        outputs: Sequence[Output] = (),
     ) -> None:
-        """Define a hole that stores all outputs from what the template computed.
+        """Define a hole that stores outputs (all, unless told) from what the template computed.
 
         `given` declares the parameter that brings it; `prepare` tells the emitter what it is.
         """
         emitter = self._emitter(along, wide)
         prepare(emitter)
-        for output in self.kernel.outputs:
+        for output in outputs or self.kernel.outputs:
             emitter.store(output, self.lanes if wide else 1)
         self._function(hole, "void", along, given, emitter, "")
 
@@ -175,8 +184,8 @@ class Holes:
         lines = [*emitter.finish(), *([last] if last else [])]
         lines = [re.sub(r"\$(\d+)", self._argument, line) for line in lines]
         own = [f"{emitter.int_type} {v}" for v in along] + ([given] if given else [])
-        arguments = [*along, *([re.split(r"\W+", given)[-1]] if given else [])]
-        self.functions.append(_Function(hole, ctype, own, arguments, lines))
+        brought = [re.split(r"\W+", g)[-1] for g in given.split(", ")] if given else []
+        self.functions.append(_Function(hole, ctype, own, [*along, *brought], lines))
 
     def _argument(self, match: re.Match[str]) -> str:
         return self.kernel.args[int(match.group(1))].name

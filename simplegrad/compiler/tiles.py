@@ -29,7 +29,8 @@ class Shape:
     template: str
     """Template and variant, as in `Body.origin`."""
     extents: tuple[int, ...]
-    """(batch, m, n, k) of a contraction, (batch, i, j) of a turned view; in elements."""
+    """(batch, m, n, k) of a contraction, (batch, i, j) of a turned view, (batch, columns, rows, d,
+    e) of an attention; in elements."""
     ctype: str = "float"
     """The C type computed with; on matrix units, what they read: half, bfloat16 or tf32."""
     layout: tuple[int, ...] = ()
@@ -378,6 +379,48 @@ def _fit_turned_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     return "as_strided", parameters, batch * -(-i // ti) * -(-j // tj), ti * recipe["ROWS"]
 
 
+# Attention ----------------------------------------------------------------------------------------
+
+
+def _attention_choices(shape: Shape, target: Target) -> _Choices:
+    """Register tiles of 12 or 16 sums; blocks of rows that stay in the L1 cache."""
+    few = target.vector_width <= 8
+    tiles = ((6, 2), (4, 3)) if few else ((8, 2), (12, 2), (8, 3))
+    return [
+        [{"MR": mr, "NV": nv} for mr, nv in tiles],
+        [{"CB": cb} for cb in (64, 32, 128)],
+        [{"RB": rb} for rb in (48, 24, 96)],
+    ]
+
+
+def _fit_attention(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
+    batch, columns, rows = shape.extents[:3]
+    nv = min(recipe["NV"], -(-columns // target.vector_width))
+    nr, mr = nv * target.vector_width, recipe["MR"]
+    cb = min(max(recipe["CB"] // nr, 1) * nr, _up(columns, nr))
+    while cb > nr and batch * -(-columns // cb) < 4 * target.compute_units:
+        cb -= nr
+    parameters = {"MR": mr, "NV": nv, "CB": cb, "RB": min(_up(recipe["RB"], mr), _up(rows, mr))}
+    return "attention_cpu", parameters, batch * -(-columns // cb), 1
+
+
+def _attention_gpu_choices(shape: Shape, target: Target) -> _Choices:
+    """The tiles whose columns, rows and weights fit the local memory, largest first."""
+    *_, d, e = shape.extents
+    fitting = []
+    for tc, tr in ((32, 32), (32, 16), (16, 16), (16, 8), (8, 8)):
+        elements = (tc + tr) * (d + e + 2) + 2 * tr * (tc + 1) + 2 * max(tc, tr)
+        if elements * width(shape.ctype) <= target.local_bytes or tc == tr == 8:
+            fitting.append({"SIDE": 8, "TC": tc, "TR": tr})
+    return [fitting]
+
+
+def _fit_attention_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
+    batch, columns = shape.extents[:2]
+    groups = batch * -(-columns // recipe["TC"])
+    return "attention_gpu", dict(recipe), groups, recipe["SIDE"] ** 2
+
+
 _TEMPLATES: dict[
     str, tuple[Callable[[Shape, Target], _Choices], Callable[[Recipe, Shape, Target], _Fitted]]
 ] = {
@@ -389,4 +432,6 @@ _TEMPLATES: dict[
     "einsum_mma": (_mma_choices, _fit_mma),
     "as_strided cpu": (_turned_choices, _fit_turned),
     "as_strided gpu": (_turned_gpu_choices, _fit_turned_gpu),
+    "attention_cpu": (_attention_choices, _fit_attention),
+    "attention_gpu": (_attention_gpu_choices, _fit_attention_gpu),
 }

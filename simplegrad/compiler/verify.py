@@ -19,6 +19,7 @@ from simplegrad.compiler.kernel import (
     APPLY,
     ARG,
     CONST,
+    GIVEN,
     GUARD,
     INDEX,
     LOAD,
@@ -113,7 +114,7 @@ class _Checker:
             return self.kernel.reductions[value.arg].dtype
         if value.form == GUARD:
             return bool_
-        if value.form in (CONST, INDEX):
+        if value.form in (CONST, INDEX, GIVEN):
             if value.form == INDEX and value.index is None:
                 raise self.fail("an index value without an index")
             return value.dtype

@@ -178,6 +178,19 @@ def _einsum(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     return tuple(extents[index] for index in output), ins[0][1]
 
 
+def _attention(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
+    part, _, *subscripts, output = arg
+    extents: dict[int, int] = {}
+    for subscript, (shape, _) in zip(subscripts, ins, strict=True):
+        for index, n in zip(subscript, shape, strict=True):
+            if extents.setdefault(index, n) != n:
+                raise VerifyError(f"attention: index {index} has {extents[index]} and {n}")
+    dtype = ins[{"dq": 0, "dk": 1}.get(part, 2)][1]
+    if part in ("top", "total"):
+        dtype = dtypes.float64 if dtype is dtypes.float64 else dtypes.float32
+    return tuple(extents[index] for index in output), dtype
+
+
 def _take(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     (shape, dtype), (index_shape, index_dtype) = ins
     if index_dtype.kind not in "ui":
@@ -211,6 +224,7 @@ _RULES = {
     "pad": _pad,
     "as_strided": _as_strided,
     "einsum": _einsum,
+    "attention": _attention,
     "take": _take,
     "scatter_add": _scatter_add,
     "cumsum": _cumsum,

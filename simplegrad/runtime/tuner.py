@@ -96,7 +96,34 @@ def _turned(shape: Shape, device: OpenCLDevice) -> _Case:
     return _Case(build.apply(ops.NEG, turned), -x.array.transpose(0, 2, 1))
 
 
+def _attention(shape: Shape, device: OpenCLDevice) -> _Case:
+    """Return an attention forward: its queries are the columns."""
+    batch, m, n, d, e = shape.extents
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        _operand(rng, shape.ctype, x, 2, device)
+        for x in ((batch, m, d), (batch, n, d), (batch, n, e))
+    )
+    space: list[tuple[int, ...]] = [(0, 1, 3), (0, 2, 3), (0, 1, 2), (0, 1, 4), (0, 2, 4)]
+    nodes = [q.node, k.node, v.node]
+    if batch == 1:
+        nodes = [build.reshape(x, x.shape[1:]) for x in nodes]
+        space = [s[1:] for s in space]
+    scores = build.einsum(space[:2], space[2], *nodes[:2])
+    axis = [len(scores.shape) - 1]
+    top = build.broadcast_to(build.reduce(ops.MAX, scores, axis, True), scores.shape)
+    weights = build.apply(ops.EXP, build.apply(ops.SUB, scores, top))
+    total = build.apply(ops.RECIPROCAL, build.reduce(ops.SUM, weights, axis, True))
+    weights = build.apply(ops.MUL, weights, total)
+    root = build.einsum([space[2], space[4]], space[3], weights, nodes[2])
+    exact = np.exp(np.matmul(q.array, np.swapaxes(k.array, 1, 2)))
+    want = np.matmul(exact / exact.sum(-1, keepdims=True), v.array)
+    return _Case(root, want.reshape(root.shape))
+
+
 _CASES = {
+    "attention_cpu": _attention,
+    "attention_gpu": _attention,
     "einsum_cpu": _product,
     "einsum_cpu_skinny": _product,
     "einsum_gpu": _product,
@@ -190,6 +217,9 @@ def _case(shape: Shape, device: OpenCLDevice) -> _Case | None:
     if len(extents) == 4:
         batch, m, n, k = extents
         elements = batch * (2 * m * k + 2 * k * n + m * n)
+    elif len(extents) == 5:
+        batch, m, n, d, e = extents
+        elements = batch * (m * (d + e) + n * (d + e) + 2 * m * n)  # NumPy's scores
     else:
         elements = 2 * extents[0] * extents[1] * extents[2]
     most = min(_MOST_BYTES, device.limits.max_alloc_bytes)

@@ -27,6 +27,8 @@ SHAPES = {
     "einsum_mma": EXTENTS[:3],
     "as_strided cpu": [(1, 257, 300), (64, 64, 64)],
     "as_strided gpu": [(1, 257, 300), (64, 64, 64)],
+    "attention_cpu": [(64, 512, 512, 64, 64), (1, 7, 129, 20, 80), (2, 33, 1, 8, 8)],
+    "attention_gpu": [(64, 512, 512, 64, 64), (1, 7, 129, 20, 80), (2, 33, 1, 100, 100)],
 }
 CASES = [
     (name, extents, target)
@@ -64,6 +66,17 @@ def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int)
         batch, i, j = extents
         assert p["PITCH"] >= p["TJ"]
         assert groups * p["TILES"] >= batch * -(-i // p["TI"]) * -(-j // p["TJ"])
+        return
+    if "TC" in p:
+        batch, columns, *_ = extents
+        assert p["TC"] % p["SIDE"] == p["TR"] % p["SIDE"] == 0
+        assert max(p["TC"], p["TR"]) <= p["SIDE"] ** 2
+        assert groups == batch * -(-columns // p["TC"])
+        return
+    if "CB" in p:
+        batch, columns, *_ = extents
+        assert p["CB"] % (p["NV"] * lanes) == p["RB"] % p["MR"] == 0
+        assert groups >= batch * -(-columns // p["CB"])
         return
     batch, m, n, _ = extents
     batch *= p.get("SPLIT_K", 1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simplegrad as sg
 from simplegrad import Tensor, settings
 from simplegrad.compiler import template
 from simplegrad.compiler.pipeline import _known
@@ -61,6 +62,25 @@ def test_a_broken_template_is_done_without(
     assert fresh.verdicts == {"einsum_cpu tile": False}
     twice = (Tensor(a) @ Tensor(b) * 2.0).numpy()  # without a warning
     np.testing.assert_allclose(twice, a @ b * 2, rtol=1e-4, atol=1e-3)
+
+
+def test_the_plain_path_stands_in_for_attention(
+    fresh: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its contractions are templates that no program before has tried: they are, then."""
+    real = template.kernel_source
+
+    def broken(stem: str) -> str:
+        return "__kernel void KERNEL_NAME(PARAMS) {}\n" if "attention" in stem else real(stem)
+
+    monkeypatch.setattr(template, "kernel_source", broken)
+    x = np.random.default_rng(0).standard_normal((2, 50, 20)).astype(np.float32)
+    with pytest.warns(RuntimeWarning, match="attention_cpu gives wrong results"):
+        got = sg.scaled_dot_product_attention(x, x, x, scale=1.0).numpy()
+    weights = np.exp(x @ x.swapaxes(1, 2))
+    want = weights / weights.sum(-1, keepdims=True) @ x
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert fresh.verdicts == {"attention_cpu": False, "einsum_cpu tile": True}
 
 
 def test_a_verdict_is_remembered(
