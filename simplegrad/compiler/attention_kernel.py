@@ -10,7 +10,6 @@ are read in place through whatever views, scale and mask are functions of a scor
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -121,7 +120,7 @@ def render(kernel: Attention, target: Target) -> Body:
     """Return the filled template of the target's family."""
     gpu = target.family == "gpu"
     lanes = 1 if gpu else target.vector_width
-    extents = {name: operator.index(var.extent) for name, var in kernel.axes.items()}
+    extents = {name: var.extent for name, var in kernel.axes.items()}
     columns, rows = ("n", "m") if kernel.stage == 2 else ("m", "n")
     ctype = kernel.values["t"].dtype.compute
     sizes = tuple(extents[x] for x in ("b", columns, rows, "d", "e"))
@@ -140,7 +139,7 @@ def render(kernel: Attention, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=holes.program(tile.stem, defines), origin=tile.stem,
-        tile=tile, index_type=holes.ctype,
+        tile=tile,
     )  # fmt: skip
 
 
