@@ -87,4 +87,4 @@ def draw(images: Any, labels: Any, answers: Any, path: str) -> None:
 
 
 if __name__ == "__main__":
-    frame.main("cnn", __doc__, train, epochs=20, out="cnn.png")
+    frame.main("cnn", __doc__, train, epochs=30, out="cnn.png")

@@ -87,4 +87,4 @@ def draw(years: Any, spots: Any, forecast: Any, path: str) -> None:
 
 
 if __name__ == "__main__":
-    frame.main("lstm", __doc__, train, epochs=80, out="lstm.png")
+    frame.main("lstm", __doc__, train, epochs=150, out="lstm.png")
