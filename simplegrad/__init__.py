@@ -41,6 +41,7 @@ from simplegrad.errors import (
     ExchangeError,
     FormatError,
     IndexOutOfRange,
+    JitError,
     OutOfMemory,
     ShapeError,
     SimplegradError,
@@ -50,9 +51,11 @@ from simplegrad.expressions.symbolic import Symbolic, symbolic
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
+from simplegrad.runtime.caches import cache_stats
 from simplegrad.runtime.devices import current as _current_device
 from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
+from simplegrad.runtime.explain_plan import explain_plan
 from simplegrad.runtime.profile import Profile
 from simplegrad.tensor.attention import scaled_dot_product_attention
 from simplegrad.tensor.contraction import einsum, matmul
@@ -89,6 +92,7 @@ from simplegrad.tensor.functions import (
     unstack,
 )
 from simplegrad.tensor.indexing import scatter_add
+from simplegrad.tensor.jit import jit
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.standard import array_namespace_info as __array_namespace_info__
 from simplegrad.tensor.standard import (
@@ -156,6 +160,7 @@ __all__ = [
     "ExchangeError",
     "FormatError",
     "IndexOutOfRange",
+    "JitError",
     "OutOfMemory",
     "Profile",
     "RMSprop",
@@ -171,6 +176,7 @@ __all__ = [
     "bool",
     "broadcast_arrays",
     "broadcast_shapes",
+    "cache_stats",
     "can_cast",
     "concat",
     "copysign",
@@ -184,6 +190,7 @@ __all__ = [
     "empty_like",
     "errors",
     "explain",
+    "explain_plan",
     "eye",
     "finfo",
     "float16",
@@ -202,6 +209,7 @@ __all__ = [
     "int64",
     "isdtype",
     "isin",
+    "jit",
     "linspace",
     "log10",
     "logaddexp",

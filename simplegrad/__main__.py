@@ -10,8 +10,8 @@ from pathlib import Path
 
 from simplegrad.errors import SimplegradError
 from simplegrad.runtime import devices, doctor, tuned, tuner
+from simplegrad.runtime.lookup import target_of
 from simplegrad.runtime.opencl import OpenCLDevice
-from simplegrad.runtime.realize import target_of
 
 
 def main() -> None:

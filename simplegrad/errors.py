@@ -59,5 +59,9 @@ class AutogradError(SimplegradError, RuntimeError):
     """A gradient that was asked for and does not exist."""
 
 
+class JitError(SimplegradError, RuntimeError):
+    """A function that `simplegrad.jit` cannot replay faithfully; the message says why."""
+
+
 class VerifyError(SimplegradError, AssertionError):
     """A compiler pass produced something the verifier refuses: a fault in simplegrad."""

@@ -55,9 +55,12 @@ def _tracked(root: Node, seen: set[int] | None = None) -> list[Node]:
             done = stack.pop()
             assert done is not None
             order.append(done)
-        elif id(node) not in seen and node.tracks:
+        elif node.tracks and id(node) not in seen:
             seen.add(id(node))
-            stack += [node, None, *reversed(node.srcs)]
+            if node.srcs:
+                stack += (node, None, *reversed(node.srcs))
+            else:
+                order.append(node)
     return order
 
 
@@ -65,8 +68,10 @@ def _above(order: Sequence[Node], leaves: set[int]) -> set[int]:
     """Return the nodes of a topological order that depend on one of `leaves`."""
     above = set(leaves)
     for node in order:
-        if any(id(s) in above for s in node.srcs):
-            above.add(id(node))
+        for source in node.srcs:
+            if id(source) in above:
+                above.add(id(node))
+                break
     return above
 
 
@@ -79,15 +84,20 @@ def _sweep(
         parts = incoming.pop(id(node), None)
         if parts is None or id(node) not in wanted:
             continue
-        gradient = result[id(node)] = total(parts)
-        if not node.srcs or not any(id(s) in wanted and s.tracks for s in node.srcs):
+        gradient = result[id(node)] = parts[0] if len(parts) == 1 else total(parts)
+        below = [s.tracks and id(s) in wanted for s in node.srcs]
+        if True not in below:
             continue
         rule = RULES.get(node.op)
         if rule is None:
             raise AutogradError(f"backward: {node.op} has no gradient ({node.where}); use detach()")
-        for source, part in zip(node.srcs, rule(node, gradient), strict=True):
-            if part is not None and source.tracks and id(source) in wanted:
-                incoming.setdefault(id(source), []).append(part)
+        for source, asked, part in zip(node.srcs, below, rule(node, gradient), strict=True):
+            if asked and part is not None:
+                arrived = incoming.get(id(source))
+                if arrived is None:
+                    incoming[id(source)] = [part]
+                else:
+                    arrived.append(part)
     return result
 
 

@@ -42,7 +42,7 @@ from simplegrad.graph.node import Node, Spec, leaf, topological
 
 _POINTER = 8
 _MOST_BODIES = 16
-_MOST_KNOWN = 4096
+MOST_KNOWN = 4096
 _SMALL_WORK = 1 << 20
 """Positions of a kernel that is small enough to share a launch with others."""
 
@@ -144,6 +144,11 @@ class _Known:
 _known: OrderedDict[tuple[object, ...], _Known] = OrderedDict()
 
 
+def known_count() -> int:
+    """Return how many groups' kernels are kept."""
+    return len(_known)
+
+
 def _kernels(
     group: Group, roots: frozenset[int], limits: Limits, target: Target, fresh: bool
 ) -> list[tuple[Lowered, Body]]:
@@ -174,7 +179,7 @@ def _kernels(
         )  # fmt: skip
         if not fresh:
             memory[key] = known
-        if len(memory) > _MOST_KNOWN:
+        if len(memory) > MOST_KNOWN:
             memory.popitem(last=False)
     # Between two stages stands memory that the graph does not know.
     scratch = {i: leaf(ops.BUFFER, spec.shape, spec.dtype) for i, spec in known.scratch.items()}

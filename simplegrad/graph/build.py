@@ -18,9 +18,9 @@ from simplegrad.ops import Op
 
 def apply(op: Op, *srcs: Node) -> Node:
     """Return an elementwise operation over operands of one dtype, broadcast to one shape."""
-    shape = srcs[0].kind.spec.shape
+    spec = srcs[0].kind.spec
     for src in srcs:
-        if src.kind.spec.shape != shape:
+        if src.kind.spec is not spec and src.kind.spec.shape != spec.shape:
             shape = broadcast_shapes(op.name, *[s.kind.spec.shape for s in srcs])
             return make(op, tuple([broadcast_to(s, shape) for s in srcs]))
     return make(op, srcs)

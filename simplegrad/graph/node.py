@@ -19,19 +19,20 @@ from simplegrad.graph.infer import Shape, infer, size_of
 from simplegrad.ops import Op
 
 _PACKAGE = __name__.split(".", 1)[0]
-_MAX_KINDS = 200_000
+MAX_KINDS = 200_000
 
 
 class Spec:
     """An interned (shape, dtype)."""
 
-    __slots__ = ("__weakref__", "dtype", "shape", "size")
+    __slots__ = ("__weakref__", "dtype", "nbytes", "shape", "size")
     _all: ClassVar[weakref.WeakValueDictionary[tuple[Shape, DType], Spec]] = (
         weakref.WeakValueDictionary()
     )
 
     def __init__(self, shape: Shape, dtype: DType) -> None:
         self.shape, self.dtype, self.size = shape, dtype, size_of(shape)
+        self.nbytes = self.size * dtype.itemsize
 
     @classmethod
     def of(cls, shape: Shape, dtype: DType) -> Spec:
@@ -67,7 +68,7 @@ class Node:
 
     __slots__ = (
         "__weakref__", "below", "buffer", "depth", "device", "holders", "kind", "leaf", "line",
-        "srcs", "tracks", "value",
+        "srcs", "tracks", "unread", "value",
     )  # fmt: skip
 
     kind: Kind
@@ -82,6 +83,8 @@ class Node:
     """Whether gradients flow through this node."""
     depth: int
     """Longest chain of operations below that are not computed yet."""
+    unread: int
+    """Bytes of data that operations not computed yet may hold; what is shared counts each time."""
     leaf: weakref.ref[Any] | None
     """The tensor whose ``.grad`` this node's gradient goes to, while that tensor lives."""
     below: weakref.ref[Node] | None
@@ -92,13 +95,13 @@ class Node:
     def __init__(self, kind: Kind, srcs: tuple[Node, ...], device: Any) -> None:
         self.kind, self.srcs, self.device = kind, srcs, device
         self.buffer = self.value = self.leaf = self.line = self.below = None
-        self.holders = 0
         self.tracks = False
-        depth = 0
+        self.holders = depth = unread = 0
         for src in srcs:
             if src.depth >= depth:
                 depth = src.depth + 1
-        self.depth = depth
+            unread += src.unread
+        self.depth, self.unread = depth, unread
 
     @property
     def op(self) -> Op:
@@ -128,35 +131,16 @@ class Node:
     @property
     def nbytes(self) -> int:
         """Bytes of the contiguous data."""
-        return self.kind.spec.size * self.kind.spec.dtype.itemsize
+        return self.kind.spec.nbytes
 
     def __repr__(self) -> str:
         arg = "" if self.arg is None else f" {self.arg}"
         return f"<{self.op}{arg} {self.dtype}{list(self.shape)}>"
 
-    def __del__(self) -> None:
-        # A long chain would otherwise be freed recursively and overflow the C stack.
-        srcs = self.srcs
-        if not srcs:
-            return
-        self.srcs = ()
-        _free(srcs)
-
     @property
     def where(self) -> str:
         """The user's source line, as ``file:line``, or an empty string."""
         return f"{self.line[0].co_filename}:{self.line[1]}" if self.line else ""
-
-
-def _free(srcs: tuple[Node, ...]) -> None:
-    pending = list(srcs)
-    del srcs
-    while pending:
-        node = pending.pop()
-        # Three references: this variable, the call's argument, and nobody else's.
-        if sys.getrefcount(node) == 2 and node.srcs:
-            pending.extend(node.srcs)
-            node.srcs = ()
 
 
 def kind_of(op: Op, arg: Any, ins: tuple[Spec, ...]) -> Kind:
@@ -165,21 +149,34 @@ def kind_of(op: Op, arg: Any, ins: tuple[Spec, ...]) -> Kind:
     kind = _kinds.get(key)
     if kind is None:
         shape, dtype = infer(op, arg, tuple((s.shape, s.dtype) for s in ins))
-        if len(_kinds) > _MAX_KINDS:
+        if len(_kinds) > MAX_KINDS:
             _kinds.clear()
         kind = _kinds[key] = Kind(op, arg, ins, Spec.of(shape, dtype))
     return kind
 
 
+def kind_count() -> int:
+    """Return how many kinds are interned."""
+    return len(_kinds)
+
+
 def make(op: Op, srcs: tuple[Node, ...], arg: Any = None, device: Any = None) -> Node:
     """Return a new node; `arg` must be hashable. No operand is changed."""
-    kind = kind_of(op, arg, tuple([s.kind.spec for s in srcs]))
-    if device is None:
-        for src in srcs:
-            if src.device is not None:
-                device = src.device
-                break
-    return Node(kind, srcs, device)
+    if len(srcs) == 2:
+        first, second = srcs
+        ins: tuple[Spec, ...] = (first.kind.spec, second.kind.spec)
+        kind = _kinds.get((op, arg, ins))
+        device = device or first.device or second.device
+    elif len(srcs) == 1:
+        first = srcs[0]
+        ins = (first.kind.spec,)
+        kind = _kinds.get((op, arg, ins))
+        device = device or first.device
+    else:
+        ins = tuple([s.kind.spec for s in srcs])
+        kind = _kinds.get((op, arg, ins))
+        device = device or next((s.device for s in srcs if s.device is not None), None)
+    return Node(kind or kind_of(op, arg, ins), srcs, device)
 
 
 def leaf(op: Op, shape: Shape, dtype: DType, arg: Any = None, device: Any = None) -> Node:
@@ -192,6 +189,8 @@ def leaf_of(op: Op, spec: Spec, arg: Any = None, device: Any = None) -> Node:
     key = (op, arg, spec)
     kind = _kinds.get(key)
     if kind is None:
+        if len(_kinds) > MAX_KINDS:
+            _kinds.clear()
         kind = _kinds[key] = Kind(op, arg, (), spec)
     return Node(kind, (), device)
 

@@ -18,6 +18,7 @@ from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
 from simplegrad.graph.prune import prune
+from simplegrad.runtime import recording
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
 Rate = float | Callable[[int], float]
@@ -33,11 +34,12 @@ class Numbers:
     def __init__(self) -> None:
         self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
-    def of(self, name: str, value: float, like: Node) -> Node:
-        """Return a number, `value`, as a kernel argument with the shape and dtype of `like`."""
+    def of(self, name: str, make: Callable[[], float], like: Node) -> Node:
+        """Return a number, made now and by every replay, with the shape and dtype of `like`."""
         key = (name, like.kind.spec, like.device)
         node = self._nodes.get(key)
         if node is None:
+            value = recording.number(make)
             node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
         return node
 
@@ -96,7 +98,7 @@ class Optimizer:
                 state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
-        self.steps += 1
+        recording.effect(self._count)
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
         roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
         kept = realize(
@@ -107,6 +109,9 @@ class Optimizer:
             self.state[i] = state
             p._replace(new)
         prune(kept)
+
+    def _count(self) -> None:
+        self.steps += 1
 
     def _zeros(self, like: Node) -> Node:
         return build.full(0, like.shape, like.dtype, like.device)
@@ -121,13 +126,15 @@ class Optimizer:
         """Return the gradient with L2 regularisation added."""
         if not self.weight_decay:
             return g
-        return apply(ops.ADD, g, apply(ops.MUL, p, numbers.of("decay", self.weight_decay, p)))
+        return apply(
+            ops.ADD, g, apply(ops.MUL, p, numbers.of("decay", lambda: self.weight_decay, p))
+        )
 
     def _shrunk(self, p: Node, numbers: Numbers) -> Node:
         """Return the parameter after decoupled weight decay (Loshchilov and Hutter, 2019)."""
         if not self.weight_decay:
             return p
-        return apply(ops.MUL, p, numbers.of("shrink", 1 - self.rate * self.weight_decay, p))
+        return apply(ops.MUL, p, numbers.of("shrink", lambda: 1 - self.rate * self.weight_decay, p))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and every state array, as NumPy arrays by name."""
@@ -182,12 +189,12 @@ class SGD(Optimizer):
         """v = momentum v + g;  p -= rate (v, or g + momentum v for Nesterov)."""
         g = self._decayed(p, g, numbers)
         if state:
-            momentum = numbers.of("momentum", self.momentum, p)
+            momentum = numbers.of("momentum", lambda: self.momentum, p)
             velocity = apply(ops.ADD, apply(ops.MUL, state[0], momentum), g)
             state = (velocity,)
             ahead = apply(ops.ADD, g, apply(ops.MUL, velocity, momentum))
             g = ahead if self.nesterov else velocity
-        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of("rate", self.rate, p))), state
+        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of("rate", lambda: self.rate, p))), state
 
 
 class Adam(Optimizer):
@@ -213,11 +220,11 @@ class Adam(Optimizer):
     ) -> tuple[Node, tuple[Node, ...]]:
         mean = _running("mean", state[0], g, self.beta1, numbers)
         square = _running("square", state[1], apply(ops.MUL, g, g), self.beta2, numbers)
-        t = self.steps + 1
-        size = numbers.of("rate", self.rate / (1 - self.beta1**t), p)
-        unbias = numbers.of("unbias", 1 / (1 - self.beta2**t), p)
+        # t = steps + 1 is read where the numbers are made: replays make them again.
+        size = numbers.of("rate", lambda: self.rate / (1 - self.beta1 ** (self.steps + 1)), p)
+        unbias = numbers.of("unbias", lambda: 1 / (1 - self.beta2 ** (self.steps + 1)), p)
         root = apply(ops.SQRT, apply(ops.MUL, square, unbias))
-        below = apply(ops.ADD, root, numbers.of("epsilon", self.epsilon, p))
+        below = apply(ops.ADD, root, numbers.of("epsilon", lambda: self.epsilon, p))
         move = apply(ops.DIV, apply(ops.MUL, mean, size), below)
         return apply(ops.SUB, p, move), (mean, square)
 
@@ -256,15 +263,19 @@ class RMSprop(Optimizer):
         """v: running mean of g²;  p -= rate g / (√v + ε)."""
         g = self._decayed(p, g, numbers)
         square = _running("square", state[0], apply(ops.MUL, g, g), self.decay, numbers)
-        below = apply(ops.ADD, apply(ops.SQRT, square), numbers.of("epsilon", self.epsilon, p))
-        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of("rate", self.rate, p)), below)
+        below = apply(
+            ops.ADD, apply(ops.SQRT, square), numbers.of("epsilon", lambda: self.epsilon, p)
+        )
+        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of("rate", lambda: self.rate, p)), below)
         return apply(ops.SUB, p, move), (square,)
 
 
 def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
     """Return decay · old + (1 - decay) · new."""
-    kept = apply(ops.MUL, old, numbers.of(f"{name} kept", decay, old))
-    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", 1 - decay, new)))
+    kept = apply(ops.MUL, old, numbers.of(f"{name} kept", lambda: decay, old))
+    return apply(
+        ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: 1 - decay, new))
+    )
 
 
 def clip_value(params: Iterable[Any], most: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,14 @@ class Device(ABC):
         """Return a buffer of at least `nbytes` bytes; raises `OutOfMemory`."""
 
     @abstractmethod
+    def size_class(self, nbytes: int) -> int:
+        """Return the bytes that a buffer of `nbytes` takes; raises `OutOfMemory` if too many."""
+
+    @abstractmethod
+    def allocate_all(self, sizes: Sequence[int]) -> list[Any]:
+        """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
+
+    @abstractmethod
     def from_host(self, array: Any, dtype: DType) -> Any:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
 
@@ -80,10 +89,20 @@ class Device(ABC):
         """Return a program with a method ``kernel(name)``; raises `BuildError`."""
 
     @abstractmethod
+    def compile_all(self, sources: Sequence[str]) -> list[Any]:
+        """Return a program for each source, as `compile` does, built side by side if possible."""
+
+    @abstractmethod
     def launch(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
+
+    @abstractmethod
+    def launch_all(
+        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any]
+    ) -> None:
+        """Enqueue several kernels in order, all of them or, where the driver fails, none more."""
 
     @abstractmethod
     def launch_timed(

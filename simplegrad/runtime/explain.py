@@ -9,8 +9,8 @@ from simplegrad import settings
 from simplegrad.compiler.pipeline import Launch, compile_graph
 from simplegrad.graph.node import Node
 from simplegrad.runtime import devices
+from simplegrad.runtime.lookup import signature, target_of
 from simplegrad.runtime.opencl import OpenCLDevice
-from simplegrad.runtime.realize import signature, target_of
 
 
 def explain(nodes: Sequence[Node]) -> str:

@@ -8,6 +8,10 @@ import os
 import threading
 import weakref
 from collections import OrderedDict, deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from itertools import repeat
 from typing import Any, NoReturn
 
 import numpy as np
@@ -16,14 +20,18 @@ from simplegrad import dtypes, settings
 from simplegrad.compiler.target import Winner
 from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
-from simplegrad.runtime import probe, program_cache
+from simplegrad.runtime import probe, program_cache, progress
 from simplegrad.runtime.device import Device, Limits
 from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
 
-_MAX_PROGRAMS = 4096
+MAX_PROGRAMS = 4096
+_MAX_BUILDERS = 4
+"""Threads that build; CPU drivers build one program at a time, more or less."""
 _MAX_STAGED_BYTES = 64 << 20
-"""Most bytes of host copies that wait for a GPU to fetch them."""
+"""Most bytes of host data that wait for the device to fetch them."""
+_MAX_COPIED_BYTES = 1 << 20
+"""Most bytes of a caller's array that a CPU device copies rather than waits for its queue."""
 
 
 class Program:
@@ -87,6 +95,7 @@ class OpenCLDevice(Device):
         self.kind = "gpu" if raw.type & cl.device_type.GPU else "cpu"
         self.context = cl.Context([raw])
         self.queue = cl.CommandQueue(self.context)
+        self._enqueue = cl.enqueue_nd_range_kernel
         self._timed_queue: Any = None
         self.lock = threading.RLock()
         self.verdicts: dict[str, bool] = {}
@@ -102,7 +111,7 @@ class OpenCLDevice(Device):
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
         self._staged_bytes = 0
-        self._stages = self.kind == "gpu"
+        self._copied_bytes = _MAX_STAGED_BYTES if self.kind == "gpu" else _MAX_COPIED_BYTES
         self.limits = self._limits()
         self.pool = Pool(
             self._create, self.queue.finish, failures, self._cap, self.limits.max_alloc_bytes
@@ -145,12 +154,20 @@ class OpenCLDevice(Device):
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes` bytes; raises `OutOfMemory`."""
+        return self.pool.allocate(self.size_class(nbytes))
+
+    def size_class(self, nbytes: int) -> int:
+        """Return the bytes that a buffer of `nbytes` takes; raises `OutOfMemory` if too many."""
         if nbytes > self.limits.max_alloc_bytes:
             raise OutOfMemory(
                 f"allocate: {nbytes:,} bytes in one array, but {self.name} allows "
                 f"{self.limits.max_alloc_bytes:,}; split the array"
             )
-        return self.pool.allocate(nbytes)
+        return self.pool.size_class(nbytes)
+
+    def allocate_all(self, sizes: Sequence[int]) -> list[Buffer]:
+        """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
+        return self.pool.allocate_all(sizes)
 
     def from_host(self, array: Any, dtype: DType) -> Buffer:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
@@ -160,8 +177,9 @@ class OpenCLDevice(Device):
             )
         stored = np.atleast_1d(to_storage(array, dtype))
         buffer = self.allocate(stored.nbytes)
-        if self._stages and 0 < stored.nbytes <= _MAX_STAGED_BYTES:
-            self._stage(buffer, stored.copy() if np.may_share_memory(stored, array) else stored)
+        shared = stored is array or np.may_share_memory(stored, array)
+        if 0 < stored.nbytes <= (self._copied_bytes if shared else _MAX_STAGED_BYTES):
+            self._stage(buffer, stored.copy() if shared else stored)
         elif stored.nbytes:
             self._cl.enqueue_copy(self.queue, buffer.raw, stored, is_blocking=True)
         return buffer
@@ -236,16 +254,43 @@ class OpenCLDevice(Device):
         """Return a program, from memory, disk or the driver; raises `BuildError`."""
         if settings.current().fast_math:
             options = (*options, "-cl-fast-relaxed-math")
+        known = (source, options)
         with self.lock:
-            program = self._programs.get((source, options))
-            if program is None:
-                raw = self._from_disk(source, options) or self._build(source, options)
-                program = self._programs[(source, options)] = Program(self._cl, raw)
-                if len(self._programs) > _MAX_PROGRAMS:
-                    self._programs.popitem(last=False)
-            else:
+            program = self._programs.get(known)
+            if program is not None:
                 program_cache.counters.memory_hits += 1
+                return program
+        # Outside the lock, since drivers let go of the interpreter while they build: others go on.
+        raw = self._from_disk(source, options) or self._build(source, options)
+        with self.lock:
+            program = self._programs.setdefault(known, Program(self._cl, raw))
+            if len(self._programs) > MAX_PROGRAMS:
+                self._programs.popitem(last=False)
         return program
+
+    @property
+    def program_count(self) -> int:
+        """How many programs are kept for this process."""
+        return len(self._programs)
+
+    def compile_all(self, sources: Sequence[str]) -> list[Program]:
+        """Return a program for each source; what has to be built is built side by side."""
+        different = list(dict.fromkeys(sources))
+        if len(different) == 1:
+            return [self.compile(different[0])] * len(sources)
+        programs: dict[str, Program] = {}
+        builders = ThreadPoolExecutor(_MAX_BUILDERS, "simplegrad-build")
+        try:
+            # The settings in force here are in force there.
+            contexts = [copy_context() for _ in different]
+            built = builders.map(lambda c, s: c.run(self.compile, s), contexts, different)
+            for source, program in zip(
+                different, progress.shown(built, len(different), "compiling kernels"), strict=True
+            ):
+                programs[source] = program
+        finally:
+            builders.shutdown(cancel_futures=True)
+        return [programs[source] for source in sources]
 
     def _from_disk(self, source: str, options: tuple[str, ...]) -> Any:
         if self._own_cache:  # PoCL keeps its own, and compiles twice when asked for binaries
@@ -261,11 +306,13 @@ class OpenCLDevice(Device):
         except self._cl.Error:
             program_cache.drop("programs", key)
             return None
-        program_cache.counters.disk_hits += 1
+        with self.lock:
+            program_cache.counters.disk_hits += 1
         return program
 
     def _build(self, source: str, options: tuple[str, ...]) -> Any:
-        program_cache.counters.compiles += 1
+        with self.lock:
+            program_cache.counters.compiles += 1
         program = self._cl.Program(self.context, source)
         try:
             with probe.quiet(self._cl):
@@ -284,7 +331,18 @@ class OpenCLDevice(Device):
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
-        self._cl.enqueue_nd_range_kernel(self.queue, kernel, global_size, local_size)
+        self._enqueue(self.queue, kernel, global_size, local_size)
+
+    def launch_all(
+        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any]
+    ) -> None:
+        """Enqueue several kernels in order.
+
+        No bytecode runs in between, hence no signal handler: Ctrl-C comes before all or after all.
+        """
+        queues = repeat(self.queue)
+        enqueued = map(self._enqueue, queues, kernels, global_sizes, local_sizes)
+        deque(enqueued, maxlen=0)
 
     def launch_timed(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
@@ -320,8 +378,8 @@ class OpenCLDevice(Device):
 
 
 _REFUSED_AFTER_FORK = (
-    "adopt", "allocate", "compile", "from_host", "launch", "launch_timed", "share", "synchronize",
-    "to_host",
+    "adopt", "allocate", "allocate_all", "compile", "compile_all", "from_host", "launch",
+    "launch_all", "launch_timed", "share", "synchronize", "to_host",
 )  # fmt: skip
 
 

@@ -1,59 +1,78 @@
 """A plan: the compiled launches of one graph structure, ready to run again and again.
 
-Kernels are fetched once, and an argument is set only when it differs from the last run's. The
-pool hands back the buffers of the run before, so that in a loop few arguments ever change.
+Kernels are fetched once, each launch having its own, and an argument is set only where it differs
+from the last run's. Memory is planned too: temporaries and results share *cells*, so that a cell
+whose content nobody reads any more takes the next value of its size. The pool hands back the
+cells of the run before, so that in a loop few arguments ever change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any
 
 import numpy as np
 
 from simplegrad import dtypes
-from simplegrad.compiler.pipeline import Launch, Program
+from simplegrad.compiler.pipeline import Program
 from simplegrad.graph.node import Node
 from simplegrad.runtime import profile
 from simplegrad.runtime.device import Device
 
-
-class _Kernel:
-    """A kernel object and the arguments set last; plans of other shapes may share it."""
-
-    __slots__ = ("last", "raw", "set_number", "sizes")
-
-    def __init__(self, raw: Any, count: int) -> None:
-        self.raw = raw
-        self.last: list[Any] = [None] * count
-        # PyOpenCL's set_arg tries every kind of memory object before a number: 16 us against 0.2.
-        self.set_number = getattr(raw, "_set_arg_buf", raw.set_arg)
-        self.sizes: tuple[Any, ...] = ()
+_Users = list[tuple[Callable[[int, Any], None], int]]
+"""Who takes an argument: the kernels' setters, and the argument's number there."""
 
 
-class _Step:
-    """One launch with its kernel."""
+class Binding:
+    """The kernels of a program, and what each of their arguments is bound to."""
 
-    __slots__ = (
-        "buffers", "global_size", "kernel", "launch", "local_size", "numbers", "release", "sizes",
-    )  # fmt: skip
+    def __init__(self, program: Program, device: Device) -> None:
+        scalars = {i for i, s in enumerate(program.slots) if s.role == "scalar"}
+        self.kernels: list[Any] = []
+        self.setters: list[Any] = []
+        """Per kernel what sets a number."""
+        self.sized_for: Plan | None = None
+        """The plan whose sizes are set, where they are arguments."""
+        self.users: list[_Users] = [[] for _ in program.slots]
+        self.last: list[Any] = [None] * len(program.slots)
+        """Per slot the driver's memory, or the user's number, that was set last."""
+        built = device.compile_all([launch.source.text for launch in program.launches])
+        for launch, source in zip(program.launches, built, strict=True):
+            kernel = source.kernel(launch.source.kernel_name)
+            self.kernels.append(kernel)
+            # PyOpenCL's set_arg tries every kind of memory object before a number: 16 us, not 0.2.
+            set_number = getattr(kernel, "_set_arg_buf", kernel.set_arg)
+            self.setters.append(set_number)
+            for i, slot in enumerate(launch.slots):
+                self.users[slot].append((set_number if slot in scalars else kernel.set_arg, i))
 
-    def __init__(self, launch: Launch, kernel: _Kernel, scalars: set[int]) -> None:
-        self.launch, self.kernel = launch, kernel
-        slots = list(enumerate(launch.slots))
-        self.buffers = [(i, slot) for i, slot in slots if slot not in scalars]
-        self.numbers = [(i, slot) for i, slot in slots if slot in scalars]
-        self.sizes = tuple([_SIZES[ctype](n) for n, ctype in launch.source.numbers])
-        self.global_size = (launch.source.global_size,)
-        self.local_size = (launch.source.local_size,)
-        self.release = launch.release
+    def set_buffers(self, slots: Sequence[int], buffers: Sequence[Any]) -> None:
+        """Set the arguments whose memory is not that of the last run."""
+        last = self.last
+        for slot, buffer in zip(slots, buffers, strict=True):
+            raw = buffer.raw
+            if raw is not last[slot]:
+                for set_arg, i in self.users[slot]:
+                    set_arg(i, raw)
+                last[slot] = raw
 
-    def set_sizes(self) -> None:
-        """Set the arguments that differ from shape to shape; they follow all others."""
-        for i, size in enumerate(self.sizes, len(self.launch.slots)):
-            self.kernel.set_number(i, size)
-        self.kernel.sizes = self.sizes
+    def set_numbers(
+        self,
+        scalars: Sequence[tuple[int, int, dtypes.DType]],
+        order: Sequence[Node] | Mapping[int, Node],
+    ) -> None:
+        """Set the arguments whose number is not that of the last run."""
+        last = self.last
+        for slot, position, dtype in scalars:
+            value, before = order[position].value, last[slot]
+            # 0.0 equals -0.0, and False 0: such pairs must not be taken for each other.
+            if value is before or (value == before != 0 and type(value) is type(before)):
+                continue
+            number = scalar_argument(value, dtype)
+            for set_number, i in self.users[slot]:
+                set_number(i, number)
+            last[slot] = value
 
 
 class Plan:
@@ -61,65 +80,53 @@ class Plan:
 
     def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
-        self._leaves = [(i, s.position) for i, s in enumerate(program.slots) if s.role == "leaf"]
-        self._scalars = [
-            (i, s.position, dtypes.of(s.name)) for i, s in enumerate(program.slots)
-            if s.role == "scalar"
+        self.cells, self._cell_of = _cells(program, device)
+        self.binding: Binding = like.binding if like else Binding(program, device)
+        # Sizes that differ from shape to shape follow all other arguments.
+        self._extents = [
+            (kernel, i, _SIZES[ctype](n))
+            for kernel, launch in enumerate(program.launches)
+            for i, (n, ctype) in enumerate(launch.source.numbers, len(launch.slots))
+        ]
+        self.sizes = [(x.source.global_size,) for x in program.launches]
+        self.groups = [(x.source.local_size,) for x in program.launches]
+        slots = list(enumerate(program.slots))
+        self.leaves = [(i, s.position) for i, s in slots if s.role == "leaf"]
+        self.scalars = [
+            (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
         ]  # fmt: skip
-        self._numbers: dict[int, tuple[Any, Any]] = {i: (None, None) for i, _, _ in self._scalars}
-        self._fresh = {i: s.nbytes for i, s in enumerate(program.slots) if s.role in _FRESH}
-        self.steps: list[_Step] = []
-        for i, launch in enumerate(program.launches):
-            if like is not None:
-                kernel = like.steps[i].kernel
-            else:
-                source = launch.source
-                raw = device.compile(source.text).kernel(source.kernel_name)
-                kernel = _Kernel(raw, len(launch.slots))
-            self.steps.append(_Step(launch, kernel, set(self._numbers)))
+        self._fresh = list(self._cell_of.items())
+        self._slots = [*[slot for slot, _ in self.leaves], *self._cell_of]
+        places = {slot: i for i, slot in enumerate(self._slots)}
+        # A target may be an input as it stands, or share its memory with another target.
+        self._results = [places[slot] for slot in program.results]
 
     def run(self, order: Sequence[Node], counted: bool = True) -> list[Any]:
         """Enqueue the launches over the leaves of `order`; return a buffer per target.
 
         Open profiles see them unless `counted` is false.
         """
-        bound: list[Any] = [None] * len(self.program.slots)
-        for slot, position in self._leaves:
-            bound[slot] = order[position].buffer
-        device, allocate = self.device, self.device.allocate
-        sizes, timed = self._fresh, counted and profile.profiling()
+        return self.replay([order[i].buffer for _, i in self.leaves], order, counted)
+
+    def replay(
+        self, buffers: list[Any], numbers: Sequence[Node] | Mapping[int, Node], counted: bool = True
+    ) -> list[Any]:
+        """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order."""
+        device, binding = self.device, self.binding
         with device.lock:
-            self._bind_numbers(order, bound)
-            for step in self.steps:
-                kernel, last = step.kernel.raw, step.kernel.last
-                if step.sizes is not step.kernel.sizes:
-                    step.set_sizes()
-                for i, slot in step.buffers:
-                    buffer = bound[slot]
-                    if buffer is None:
-                        buffer = bound[slot] = allocate(sizes[slot])
-                    if buffer.raw is not last[i]:
-                        kernel.set_arg(i, buffer.raw)
-                        last[i] = buffer.raw
-                for i, slot in step.numbers:
-                    number = bound[slot]
-                    if number is not last[i]:
-                        step.kernel.set_number(i, number)
-                        last[i] = number
-                if timed:
-                    began = perf_counter_ns()
-                    span = device.launch_timed(kernel, step.global_size, step.local_size)
-                    profile.count_launch(device, step.launch, span, began)
-                else:
-                    device.launch(kernel, step.global_size, step.local_size)
-                for slot in step.release:
-                    bound[slot] = None
-        results = []
-        for slot in self.program.results:
-            if bound[slot] is None:
-                bound[slot] = allocate(sizes[slot])
-            results.append(bound[slot])
-        return results
+            cells = device.allocate_all(self.cells)
+            buffers += [cells[cell] for _, cell in self._fresh]
+            if binding.sized_for is not self:
+                for kernel, i, extent in self._extents:
+                    binding.setters[kernel](i, extent)
+                binding.sized_for = self
+            binding.set_numbers(self.scalars, numbers)
+            binding.set_buffers(self._slots, buffers)
+            if counted and profile.profiling():
+                self._run_timed()
+            else:
+                device.launch_all(binding.kernels, self.sizes, self.groups)
+        return [buffers[i] for i in self._results]
 
     def seconds(self) -> float:
         """Run the launches again with the arguments of the last `run`; return their device time.
@@ -128,24 +135,47 @@ class Plan:
         """
         total = 0
         with self.device.lock:
-            for step in self.steps:
-                begin, end = self.device.launch_timed(
-                    step.kernel, step.global_size, step.local_size
-                )
+            for what in zip(self.binding.kernels, self.sizes, self.groups, strict=True):
+                begin, end = self.device.launch_timed(*what)
                 total += end - begin
         return total * 1e-9
 
-    def _bind_numbers(self, order: Sequence[Node], bound: list[Any]) -> None:
-        """Convert the numbers that differ from the last run's; the others stay the same object."""
-        numbers = self._numbers
-        for slot, position, dtype in self._scalars:
-            value = order[position].value
-            before, number = numbers[slot]
-            # 0.0 equals -0.0, and False 0: such pairs must not be taken for each other.
-            if value is not before and not (value == before != 0 and type(value) is type(before)):
-                number = scalar_argument(value, dtype)
-                numbers[slot] = (value, number)
-            bound[slot] = number
+    def _run_timed(self) -> None:
+        what = zip(
+            self.program.launches, self.binding.kernels, self.sizes, self.groups, strict=True
+        )
+        for launch, kernel, size, group in what:
+            began = perf_counter_ns()
+            span = self.device.launch_timed(kernel, size, group)
+            profile.count_launch(self.device, launch, span, began)
+
+
+def _cells(program: Program, device: Device) -> tuple[list[int], dict[int, int]]:
+    """Return the sizes of the cells in bytes, and the cell of every temporary and result."""
+    sizes: list[int] = []
+    cell_of: dict[int, int] = {}
+    free: dict[int, list[int]] = {}
+
+    def place(slot: int) -> None:
+        size = device.size_class(program.slots[slot].nbytes)
+        idle = free.get(size)
+        if idle:
+            cell_of[slot] = idle.pop()
+        else:
+            cell_of[slot] = len(sizes)
+            sizes.append(size)
+
+    for launch in program.launches:
+        for slot in launch.slots:
+            if program.slots[slot].role in _FRESH and slot not in cell_of:
+                place(slot)
+        for slot in launch.release:
+            cell = cell_of[slot]
+            free.setdefault(sizes[cell], []).append(cell)
+    for slot in program.results:
+        if program.slots[slot].role in _FRESH and slot not in cell_of:
+            place(slot)  # an empty array, which no launch writes
+    return sizes, cell_of
 
 
 _FRESH = ("temp", "out")

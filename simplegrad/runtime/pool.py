@@ -15,7 +15,7 @@ import gc
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from simplegrad.errors import OutOfMemory
@@ -62,9 +62,7 @@ class Pool:
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
-        size = size_class(nbytes)
-        if size > self._largest >= nbytes:
-            size = self._largest
+        size = self.size_class(nbytes)
         try:
             raw = self._take(size)
         except OutOfMemory:
@@ -72,6 +70,27 @@ class Pool:
             self.trim()
             raw = self._take(size)
         return Buffer(raw, size, self)
+
+    def size_class(self, nbytes: int) -> int:
+        """Return the bytes that a buffer of `nbytes` takes: its class, or the driver's largest."""
+        size = size_class(nbytes)
+        return self._largest if size > self._largest >= nbytes else size
+
+    def allocate_all(self, sizes: Sequence[int]) -> list[Buffer]:
+        """Return a buffer for each of some sizes that `size_class` gave, as `allocate` does."""
+        buffers: list[Buffer] = []
+        with self._lock:
+            if self._dead:
+                self._settle()
+            free = self._free
+            for size in sizes:
+                raws = free.get(size)
+                if not raws:
+                    break
+                self.in_use_bytes += size
+                buffers.append(Buffer(raws.pop(), size, self))
+            self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
+        return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
 
     def _take(self, size: int) -> Any:
         with self._lock:

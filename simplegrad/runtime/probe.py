@@ -8,6 +8,7 @@ where the driver takes all of it, and the answer is kept in the disk cache per d
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -228,9 +229,30 @@ def vector_bytes(raw: Any) -> int:
     return 32 if wide and not raw.version.strip().endswith(_AVX512) else 128
 
 
+class _Quiet:
+    """Warning filters are the process's: the first to enter sets them, the last takes them back."""
+
+    def __init__(self) -> None:
+        self.lock, self.inside = threading.Lock(), 0
+        self.filters = warnings.catch_warnings()
+
+
+_quiet = _Quiet()
+
+
 @contextmanager
 def quiet(cl: Any) -> Iterator[None]:
     """Leave out build logs that hold no error: they are the driver's small talk."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", cl.CompilerWarning)
+    with _quiet.lock:
+        _quiet.inside += 1
+        if _quiet.inside == 1:
+            _quiet.filters = warnings.catch_warnings()
+            _quiet.filters.__enter__()
+            warnings.simplefilter("ignore", cl.CompilerWarning)
+    try:
         yield
+    finally:
+        with _quiet.lock:
+            _quiet.inside -= 1
+            if _quiet.inside == 0:
+                _quiet.filters.__exit__(None, None, None)

@@ -30,6 +30,11 @@ class Counters:
     disk_hits: int = 0
     memory_hits: int = 0
     """Programs asked for again in this process."""
+    plans: int = 0
+    """Graph structures that were scheduled."""
+    plan_disk_hits: int = 0
+    plan_hits: int = 0
+    """Structures seen before in this process."""
 
 
 counters = Counters()

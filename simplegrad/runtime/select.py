@@ -153,6 +153,11 @@ def open_device(selector: str) -> OpenCLDevice:
         return device
 
 
+def opened() -> list[OpenCLDevice]:
+    """Return the devices in use so far."""
+    return list(_open.values())
+
+
 def _match(selector: str, found: list[DeviceInfo]) -> DeviceInfo | None:
     name = selector.lower().removeprefix("opencl").removeprefix(":")
     if not name:

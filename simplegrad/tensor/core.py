@@ -8,7 +8,6 @@ one from a node.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
@@ -21,7 +20,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
-from simplegrad.graph.node import Node, Spec, leaf, make, scalar, user_line
+from simplegrad.graph.node import Node, Spec, leaf, make, scalar, topological, user_line
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.modes import mode
@@ -33,6 +32,10 @@ Number = (bool, int, float)
 _new = object.__new__
 MAX_PENDING = 1000
 """Operations in a row that pile up before they are computed, read or not: bounds the memory."""
+MAX_HELD_BYTES = 256 << 20
+"""Bytes that pending operations alone keep alive before their result, if small, is computed."""
+_MUCH = 8
+"""How many times its own bytes a result must set free to be computed unasked."""
 _MAX_UNREAD = 8
 """Unread gradients that pile up before they are summed: memory stays bounded in a loop."""
 
@@ -59,6 +62,8 @@ def lift(node: Node, *inputs: Node) -> Tensor:
             if source.tracks:
                 _mark(node, inputs)
                 break
+    if node.unread > MAX_HELD_BYTES:
+        release(node)
     return wrap(node)
 
 
@@ -68,6 +73,18 @@ def flush(node: Node, inputs: Iterable[Node]) -> None:
         return
     execution.realize([n for n in inputs if n.srcs])
     node.depth = 1
+
+
+def release(node: Node) -> None:
+    """Compute a small node that alone keeps much data alive, so that this can go.
+
+    `Node.unread` only bounds the bytes from above: what several operations read counts each time,
+    and so does what a tensor holds anyway. The walk that counts rightly makes the bound exact.
+    """
+    held = sum(n.nbytes for n in topological([node]) if n.buffer is not None and not n.holders)
+    node.unread = held
+    if held > max(MAX_HELD_BYTES, _MUCH * node.nbytes):
+        execution.realize([node])
 
 
 def _mark(node: Node, inputs: Iterable[Node]) -> None:
@@ -122,7 +139,8 @@ def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[n
                 f"{name}: data of NumPy dtype {array.dtype} is not numbers; "
                 "convert it to bool, integers or floats first"
             )
-        dtype = dtypes.of(array.dtype.name)
+        native = array.dtype.isnative
+        dtype = dtypes.of(array.dtype if native else array.dtype.name)
         default = dtype is dtypes.float64 or (array.size == 0 and not hasattr(data, "dtype"))
         if default and dtype.is_float and not keep:
             dtype = dtypes.default_float()
@@ -311,9 +329,10 @@ class Core:
         become_leaf(self, requires_grad)
 
     def __del__(self) -> None:
-        # Without a node, __init__ failed.
-        with contextlib.suppress(AttributeError):
+        try:
             self._node.holders -= 1
+        except AttributeError:
+            return  # there is no node where __init__ failed
 
     def _replace(self, node: Node) -> None:
         """Make this tensor a fresh leaf on `node`, whose history is not followed."""

@@ -17,6 +17,7 @@ from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, scalar, user_line
 from simplegrad.ops import Op
 from simplegrad.tensor.core import (
+    MAX_HELD_BYTES,
     MAX_PENDING,
     Core,
     as_tensor,
@@ -24,6 +25,7 @@ from simplegrad.tensor.core import (
     flush,
     lift,
     number_node,
+    release,
     same_device,
     wrap,
 )
@@ -59,6 +61,8 @@ def _finish(node: Node, tracks: bool) -> Tensor:
         flush(node, node.srcs)
     if tracks and mode.grad:
         node.tracks = True
+    if node.unread > MAX_HELD_BYTES:
+        release(node)
     return wrap(node)
 
 

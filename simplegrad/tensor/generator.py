@@ -18,6 +18,7 @@ from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node, Spec, make, scalar
+from simplegrad.runtime import recording
 
 _WORD = Spec.of((), dtypes.uint32)
 _BITS = {"float16": 11, "bfloat16": 8, "float32": 24}
@@ -47,7 +48,10 @@ class Bits:
 
     def key(self) -> int:
         """Return a fresh 32-bit key on the host."""
-        return self._philox(next(self._draws) & 0xFFFFFFFF, 0xFFFFFFFF, self._key)
+        return self._philox(self._draw(), 0xFFFFFFFF, self._key)
+
+    def _draw(self) -> int:
+        return next(self._draws) & 0xFFFFFFFF
 
     def bits(self, shape: Shape, device: Any) -> Node:
         """Return uniform uint32 words."""
@@ -55,8 +59,8 @@ class Bits:
         if size > 2**32:
             raise ShapeError(f"random: {shape} has more than 2**32 elements; draw it in parts")
         counter = build.iota(size, dtypes.uint32, device)
-        stream = scalar(next(self._draws) & 0xFFFFFFFF, _WORD, device)
-        key = scalar(self._key, _WORD, device)
+        stream = scalar(recording.number(self._draw), _WORD, device)
+        key = scalar(recording.number(lambda: self._key), _WORD, device)
         return build.reshape(build.apply(ops.RANDOM_BITS, counter, stream, key), shape)
 
     def uniform(self, shape: Shape, dtype: DType, device: Any, open_below: bool = False) -> Node:
@@ -91,7 +95,8 @@ class Bits:
         """Return the numbers 0 … size-1 in random order, as int64."""
         if size > 2**32 - 1:
             raise ShapeError(f"permutation: {size} is not less than 2**32")
-        words = (scalar(w, _WORD, device) for w in (size, self.key()))
+        key = recording.number(self.key)
+        words = (scalar(w, _WORD, device) for w in (size, key))
         index = build.iota(size, dtypes.uint32, device)
         return build.cast(build.apply(ops.PERMUTE_INDEX, index, *words), dtypes.int64)
 

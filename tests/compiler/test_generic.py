@@ -30,7 +30,7 @@ from simplegrad.compiler.symbolic import (
 )
 from simplegrad.compiler.template import Holes
 from simplegrad.errors import BuildError, VerifyError
-from simplegrad.runtime import realize
+from simplegrad.runtime import lookup
 from simplegrad.runtime.program_cache import counters
 
 RNG = np.random.default_rng(5)
@@ -40,8 +40,8 @@ SIZES = (40, 37, 91, 8, 64, 300, 2)
 @pytest.fixture(autouse=True)
 def _nothing_known() -> Iterator[None]:
     """No structure seen before, and every program that is built is counted."""
-    realize._plans.clear()
-    realize._families.clear()
+    lookup._plans.clear()
+    lookup._families.clear()
     with settings.override(cache=False):
         yield
 
@@ -105,7 +105,7 @@ def run(case: str, arrays: tuple[Any, ...]) -> list[Any]:
 
 
 def families() -> list[generic.Family]:
-    return list(realize._families.values())
+    return list(lookup._families.values())
 
 
 def check(case: str) -> None:
@@ -142,8 +142,8 @@ def test_a_shape_that_is_not_compiled_in_gives_the_same_bits(one_cl_device: Any,
     got = run(case, third)
     (family,) = families()
     assert len(family.programs) == 1
-    realize._plans.clear()
-    realize._families.clear()
+    lookup._plans.clear()
+    lookup._families.clear()
     wanted = run(case, third)
     assert not families()[0].programs
     for a, b in zip(got, wanted, strict=True):

@@ -32,7 +32,7 @@ __kernel void k_slow(__global float *x, int n) {
 @pytest.fixture
 def staging(cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A device that copies as GPUs do: without waiting."""
-    monkeypatch.setattr(cl_device, "_stages", True)
+    monkeypatch.setattr(cl_device, "_copied_bytes", 64 << 20)
     yield cl_device
     cl_device.synchronize()
 

@@ -13,7 +13,8 @@ import simplegrad as sg
 from simplegrad import Tensor, settings
 from simplegrad.compiler import template
 from simplegrad.compiler.pipeline import _known
-from simplegrad.runtime import realize, selftest
+from simplegrad.runtime import lookup, selftest
+from simplegrad.runtime import realize as execution
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def fresh(one_cl_device: Any) -> Iterator[Any]:
 
     def forget() -> None:
         one_cl_device.verdicts.clear()
-        realize._plans.clear()
-        realize._families.clear()
+        lookup.forget()
         _known.clear()
 
     forget()
@@ -43,8 +43,8 @@ def test_every_case_meets_its_template(
     arrays, leaves = case.operands(np.random.default_rng(1), fresh)
     with settings.override(kernels=family):
         node = case.graph(leaves)
-        realize.realize([node])
-        got = realize.to_numpy(node)
+        execution.realize([node])
+        got = execution.to_numpy(node)
     np.testing.assert_allclose(got, case.numpy(arrays), rtol=1e-4, atol=1e-3)
     assert fresh.verdicts == {name: True}
 
@@ -91,8 +91,7 @@ def test_a_verdict_is_remembered(
     with settings.override(cache=True, cache_dir=str(tmp_path)):
         assert (Tensor(a) @ Tensor(a)).numpy()[0, 0] == 130
         fresh.verdicts.clear()
-        realize._plans.clear()
-        realize._families.clear()
+        lookup.forget()
         monkeypatch.setattr(selftest, "Plan", None)  # running the case again would fail
         assert (Tensor(a) @ Tensor(a)).numpy()[0, 0] == 130
     assert fresh.verdicts == {"einsum_cpu tile": True}

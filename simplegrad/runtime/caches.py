@@ -1,0 +1,39 @@
+"""What this process keeps to be fast, in numbers: every cache is bounded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from simplegrad.compiler import pipeline
+from simplegrad.graph import node
+from simplegrad.runtime import lookup, select
+from simplegrad.runtime.opencl import MAX_PROGRAMS
+from simplegrad.runtime.program_cache import counters
+
+
+def cache_stats() -> dict[str, dict[str, int]]:
+    """Return the caches of this process by name, each with its ``entries`` and their ``most``.
+
+    ``plans``: launches per graph structure; also how many were ``scheduled``, came from
+    ``disk``, and were replayed (``hits``). ``programs``: what drivers built; ``compiled``,
+    ``disk`` and ``hits`` count likewise. ``kernels``: lowered and rendered groups. ``kinds``:
+    operations with their shapes.
+
+    >>> import simplegrad as sg
+    >>> sorted(sg.cache_stats())
+    ['kernels', 'kinds', 'plans', 'programs']
+    """
+    seen = asdict(counters)
+    programs = sum(device.program_count for device in select.opened())
+    return {
+        "plans": {
+            "entries": lookup.count(), "most": lookup.MAX_PLANS, "scheduled": seen["plans"],
+            "disk": seen["plan_disk_hits"], "hits": seen["plan_hits"],
+        },
+        "programs": {
+            "entries": programs, "most": MAX_PROGRAMS * max(len(select.opened()), 1),
+            "compiled": seen["compiles"], "disk": seen["disk_hits"], "hits": seen["memory_hits"],
+        },
+        "kernels": {"entries": pipeline.known_count(), "most": pipeline.MOST_KNOWN},
+        "kinds": {"entries": node.kind_count(), "most": node.MAX_KINDS},
+    }  # fmt: skip

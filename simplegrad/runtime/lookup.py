@@ -1,0 +1,256 @@
+"""From a graph to its plan: the structural key, the plans of this process, those on disk."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, NoReturn
+
+from simplegrad import ops, settings
+from simplegrad.compiler.generic import Family
+from simplegrad.compiler.generic import structure as shape_structure
+from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.target import Target
+from simplegrad.errors import BuildError, DeviceError
+from simplegrad.graph.node import Kind, Node, Spec
+from simplegrad.runtime import plan_store, profile, selftest, tuner
+from simplegrad.runtime.opencl import OpenCLDevice
+from simplegrad.runtime.plan import Plan
+from simplegrad.runtime.program_cache import counters
+
+MAX_PLANS = 512
+
+
+class Key(NamedTuple):
+    """What a plan is known by: all but the numbers that are arguments of its kernels."""
+
+    device: OpenCLDevice
+    fusion: bool
+    kernels: str
+    fast_math: bool
+    tune: bool
+    tiles: Any
+    """What the tuner found on the device."""
+    structure: tuple[Any, ...]
+    """What `signature` gave: kinds, edges, places of what is kept, how many were asked for."""
+
+
+@dataclass(eq=False)
+class Known:
+    """A plan of this process, and what tells people how it differs from another."""
+
+    key: Key
+    kinds: tuple[Kind | Spec, ...]
+    """Of the nodes in topological order; a node with a value is an input, known by its spec."""
+    plan: Plan
+    bare: bool = False
+    """Whether the plan is from disk, without the IR of its kernels."""
+    uses: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Miss:
+    """A lookup that found no plan in this process."""
+
+    known: Known
+    """What it made."""
+    lines: tuple[str, ...]
+    """Per node the line of the user's program."""
+    others: tuple[Known, ...]
+    """The plans there were before."""
+    stored: bool
+    """Whether its program was on disk, so that nothing was scheduled."""
+
+
+class _Last(threading.local):
+    used: Known | None = None
+    miss: Miss | None = None
+
+
+_plans: OrderedDict[Key, Known] = OrderedDict()
+_families: OrderedDict[tuple[Any, ...], Family] = OrderedDict()
+_lock = threading.RLock()
+last = _Last()
+"""The last lookup of this thread, and its last miss."""
+
+
+def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list[Node]]:
+    """Return (topological order, structural key, nodes whose value is kept).
+
+    The key names operations, arguments, shapes, dtypes, sharing, which leaf is which and what is
+    kept; never a number that is an argument of a kernel.
+    """
+    place: dict[Node, int] = {}
+    kinds: list[Any] = []
+    edges: list[int] = []
+    held: list[Node] = []
+    stack: list[Any] = list(wanted)
+    stack.reverse()
+    pop, push, kind, edge = stack.pop, stack.append, kinds.append, edges.append
+    count = 0
+    while stack:
+        node = pop()
+        if node is None:  # the operands of the node below have their places
+            node = pop()
+        elif node in place:
+            continue
+        else:
+            waits = False
+            for src in reversed(node.srcs):
+                if src in place:
+                    continue
+                if src.buffer is not None:
+                    kind(src.kind.spec)
+                elif src.srcs:
+                    if not waits:
+                        waits = True
+                        push(node)
+                        push(None)
+                    push(src)
+                    continue
+                else:
+                    if src.kind.op is ops.BUFFER:
+                        _refuse(src)
+                    kind(src.kind.id)
+                place[src] = count
+                count += 1
+            if waits:
+                continue
+        for src in node.srcs:
+            edge(place[src])
+        if node.kind.op is ops.BUFFER:
+            _refuse(node)
+        kind(node.kind.id)
+        place[node] = count
+        count += 1
+        if node.holders:
+            held.append(node)
+    asked = set(wanted)
+    kept = [*wanted, *[n for n in held if n not in asked]]
+    key = (tuple(kinds), tuple(edges), tuple([place[n] for n in kept]), len(wanted))
+    return list(place), key, kept
+
+
+def _refuse(node: Node) -> NoReturn:
+    if node.device is not None and node.device.kind == "none":
+        node.device.evaluate([node], [node])
+    raise DeviceError(
+        "realize: this value depends on an argument that stands for any array of shape "
+        f"{node.shape}: where a function is being traced (simplegrad.onnx.export), it may not "
+        "read values (numpy(), float(x), a tensor as a mask)"
+    )
+
+
+def plan_of(
+    order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
+) -> Plan:
+    """Return the plan for a structure: of this process, from disk, or compiled on first sight."""
+    with _lock:
+        known = _plans.get(_key(device, structure))
+        if known is None or (known.bare and profile.profiling()):
+            known = _new(order, structure, kept, device)
+        else:
+            counters.plan_hits += 1
+            _plans.move_to_end(known.key)
+        known.uses += 1
+    last.used = known
+    return known.plan
+
+
+def _key(device: OpenCLDevice, structure: tuple[Any, ...]) -> Key:
+    now = settings.current()
+    return Key(
+        device, now.fusion, now.kernels, now.fast_math, now.tune, tuner.winners(device), structure
+    )
+
+
+def _new(
+    order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
+) -> Known:
+    now = settings.current()
+    name = plan_store.key_of(order, structure, target_of(device), device.identity, now.fusion)
+    # Where tiles are to be measured, a program made without measuring will not do.
+    # So it is where a profile counts the operations of kernels, whose IR is not on disk.
+    fresh = now.tune or profile.profiling()
+    stored = None if fresh else plan_store.load(name)
+    if stored is None:
+        counters.plans += 1
+        plan = _compiled(order, kept, device)
+        if not now.tune:
+            plan_store.save(name, plan.program)
+    else:
+        counters.plan_disk_hits += 1
+        program, trusted = stored
+        device.verdicts.update(dict.fromkeys(trusted, True))
+        plan = Plan(program, device)
+    kinds = tuple([n.kind if n.buffer is None else n.kind.spec for n in order])
+    bare = stored is not None
+    known = Known(
+        _key(device, structure), kinds, plan, bare
+    )  # measuring may have found other tiles
+    others = tuple(_plans.values())
+    last.miss = Miss(known, tuple([n.where for n in order]), others, stored is not None)
+    _plans[known.key] = known
+    while len(_plans) > MAX_PLANS:
+        _plans.popitem(last=False)
+    return known
+
+
+def _compiled(order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice) -> Plan:
+    """Return the plan for shapes not seen before: compiled in if they are the structure's first."""
+    fusion, target = settings.current().fusion, target_of(device)
+    key, numbers = shape_structure(order, kept)
+    full = (device, fusion, target, settings.current().fast_math, key)
+    family = _families.setdefault(full, Family())
+    _families.move_to_end(full)
+    while len(_families) > MAX_PLANS:
+        _families.popitem(last=False)
+    generic = family.find(numbers) or family.generalise(order, kept, numbers, target, fusion)
+    program = generic.instance(numbers) if generic else compile_graph(order, kept, target, fusion)
+    if selftest.distrusted(device, program, target):
+        return _compiled(order, kept, device)  # for a target that trusts the template no more
+    if settings.current().tune and tuner.tune_program(device, program, target_of(device)):
+        return _compiled(order, kept, device)  # in the tiles that were found
+    try:
+        plan = Plan(program, device, generic.first if generic else None)
+    except BuildError:
+        if generic is None or settings.current().verify:
+            raise
+        family.reject(generic)
+        return _compiled(order, kept, device)
+    if generic and generic.first is None:
+        generic.first = plan
+    return plan
+
+
+def forget() -> None:
+    """Drop every plan of this process; the next realize of each structure looks on the disk."""
+    with _lock:
+        _plans.clear()
+        _families.clear()
+
+
+def count() -> int:
+    """Return how many plans this process holds."""
+    return len(_plans)
+
+
+def target_of(device: OpenCLDevice) -> Target:
+    """Return what the compiler must know of a device."""
+    limits = device.limits
+    return Target(
+        family=settings.current().kernels or device.kind,
+        vector_width=limits.vector_width,
+        vector_bytes=limits.vector_bytes,
+        compute_units=limits.compute_units,
+        max_work_group=limits.max_work_group,
+        local_bytes=limits.local_bytes,
+        max_parameter_bytes=limits.max_parameter_bytes,
+        fp64=limits.fp64,
+        prefetch=limits.prefetch,
+        mma=limits.mma,
+        distrusted=frozenset(name for name, passed in device.verdicts.items() if not passed),
+        tuned=tuner.winners(device),
+    )

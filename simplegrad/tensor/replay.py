@@ -1,0 +1,173 @@
+"""From the recording of one call to a program of plans over numbered buffers.
+
+The buffers of a call are numbered: first those of the arguments, then those of the places that
+the function can see, then what each plan made. A trace says for every plan which of them are its
+inputs, and which of them are the call's results and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from simplegrad import ops
+from simplegrad.errors import JitError
+from simplegrad.graph.node import Node, Spec, leaf_of
+from simplegrad.runtime.plan import Plan
+from simplegrad.runtime.realize import realize
+from simplegrad.runtime.recording import LiveFloat, LiveInt, Recording, Run
+from simplegrad.tensor.places import Gradient, Place, unavailable
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A plan, the numbers of its inputs, and its scalars by place in its graph's order."""
+
+    plan: Plan
+    inputs: tuple[int, ...]
+    scalars: dict[int, Node]
+    live: tuple[tuple[Node, int], ...]
+    """Scalars that a replay makes anew, and the action that makes them."""
+
+
+@dataclass(frozen=True)
+class Write:
+    """What a call leaves at a place: buffer `number`, -1 if no replay computes it.
+
+    Without a spec it leaves nothing.
+    """
+
+    place: int
+    number: int
+    spec: Spec | None
+
+
+class Trace:
+    """One recorded call."""
+
+    def __init__(
+        self, recording: Recording, arguments: Sequence[Node], places: Sequence[Place],
+        before: Sequence[Node | None],
+    ) -> None:  # fmt: skip
+        self.actions, self.places = recording.actions, places
+        self.reads: set[int] = set()
+        """Numbers of the buffers of places that some plan reads."""
+        self._numbers: dict[Node, int] = {}
+        self._buffers: dict[int, int] = {}
+        self._count = 0
+        self._first_place = len(arguments)
+        for node in (*arguments, *before):
+            self._add(node)
+        self.specs = [None if n is None else n.kind.spec for n in before]
+        self.first_result = self._count
+        self.steps = [self._step(run) for run in recording.runs]
+        self.writes: list[Write] = []
+        self.results: list[tuple[int, Spec]] = []
+
+    def _add(self, node: Node | None) -> None:
+        if node is not None:
+            self._numbers.setdefault(node, self._count)
+            same = self._buffers.setdefault(id(node.buffer), self._count)
+            if same != self._count:
+                self._buffers[id(node.buffer)] = -1  # of two nodes: only a node itself tells
+        self._count += 1
+
+    def number(self, node: Node) -> int:
+        """Return the number of a node's buffer; raises `JitError` where nobody knows it."""
+        found = self._numbers.get(node)
+        if found is None:
+            found = self._buffers.get(id(node.buffer), -1)
+        if found < 0:
+            raise JitError(
+                f"jit: the function reads {node} of a place that cannot be watched (an object with "
+                "__slots__, a generator, more than one name for one memory); pass it as an argument"
+            )
+        if found < self.first_result:
+            self.reads.add(found)
+        return found
+
+    def _step(self, run: Run) -> Step:
+        order = run.order
+        inputs = tuple([self.number(order[i]) for _, i in run.plan.leaves])
+        for node in run.kept:
+            self._add(node)
+        scalars = {i: order[i] for _, i, _ in run.plan.scalars}
+        live = tuple(
+            [(n, n.value.action) for n in scalars.values()
+             if isinstance(n.value, (LiveFloat, LiveInt))]
+        )  # fmt: skip
+        return Step(run.plan, inputs, scalars, live)
+
+    def difference(self, other: Trace) -> str:
+        """Return how another call went otherwise, in words, or nothing."""
+        if [p.name for p in self.places] != [p.name for p in other.places]:
+            return "it sees other tensors than before"
+        mine, theirs = [s.plan for s in self.steps], [s.plan for s in other.steps]
+        if mine != theirs:
+            return "it records other operations than before; see explain_plan()"
+        for step, there in zip(self.steps, other.steps, strict=True):
+            if step.inputs != there.inputs:
+                return "its operations read other tensors than before"
+            if [a for _, a in step.live] != [a for _, a in there.live]:
+                return "its random draws or optimiser steps come in another order"
+            fixed = {n for n, _ in step.live}
+            for i, node in step.scalars.items():
+                value = there.scalars[i].value
+                if node not in fixed and repr(value) != repr(node.value):
+                    return f"a number was {value!r} and is {node.value!r}{_reader(step, i)}"
+        if (self.writes, self.results, len(self.actions)) != (
+            other.writes, other.results, len(other.actions),
+        ):  # fmt: skip
+            return "it returns or writes other results than before"
+        return ""
+
+    def holds(self, device: Any) -> bool:
+        """Whether the places hold what they held when this was recorded: device, shape, dtype."""
+        for i, place in enumerate(self.places):
+            if isinstance(place, Gradient) and self._first_place + i not in self.reads:
+                continue
+            node = place.node()
+            if (None if node is None else node.kind.spec) is not self.specs[i]:
+                return False
+            if node is not None and node.device is not device and node.device is not None:
+                return False
+        return True
+
+    def replay(self, arguments: Sequence[Node], device: Any) -> list[Node]:
+        """Run the plans over other arguments; write what the call wrote, return its results."""
+        nodes = [place.node() for place in self.places]
+        first = self._first_place
+        read = [n for i, n in enumerate(nodes, first) if n is not None and i in self.reads]
+        pending = [n for n in (*arguments, *read) if n.buffer is None]
+        if pending:
+            realize(pending)
+        buffers = [n.buffer if n is not None else None for n in (*arguments, *nodes)]
+        with device.lock:
+            made = [act() for act in self.actions]
+            for step in self.steps:
+                for node, action in step.live:
+                    node.value = made[action]
+                buffers += step.plan.replay([buffers[i] for i in step.inputs], step.scalars)
+        for write in self.writes:
+            self.places[write.place].put(_written(write, buffers, device))
+        return [_fresh(buffers[number], spec, device) for number, spec in self.results]
+
+
+def _written(write: Write, buffers: Sequence[Any], device: Any) -> Node | None:
+    if write.spec is None:
+        return None
+    if write.number < 0:
+        return unavailable(write.spec)
+    return _fresh(buffers[write.number], write.spec, device)
+
+
+def _fresh(buffer: Any, spec: Spec, device: Any) -> Node:
+    node = leaf_of(ops.BUFFER, spec, None, device)
+    node.buffer, node.unread = buffer, spec.nbytes
+    return node
+
+
+def _reader(step: Step, place: int) -> str:
+    line = step.scalars[place].where
+    return f" ({line})" if line else ""
