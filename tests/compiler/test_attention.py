@@ -11,9 +11,16 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
+from simplegrad.runtime import realize
 
 RNG = np.random.default_rng(0)
 FORWARD, BACKWARD = "k_attention_out", {"k_attention_dq", "k_attention_dk_dv"}
+
+
+@pytest.fixture(autouse=True)
+def _first_sizes() -> None:
+    """Sizes that vary leave the template: each test's are the first."""
+    realize._families.clear()
 
 
 def operands(*shapes: tuple[int, ...], dtype: str = "float32") -> list[Tensor]:
