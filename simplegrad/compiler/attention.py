@@ -30,7 +30,6 @@ from collections.abc import Sequence
 
 from simplegrad import ops
 from simplegrad.compiler.attention_match import Letters, Part, find
-from simplegrad.compiler.symbolic import Unshared, current
 from simplegrad.graph.node import Node, leaf, make, topological
 from simplegrad.graph.rewrite import copy_with
 
@@ -43,8 +42,6 @@ def recognise(order: Sequence[Node], targets: Sequence[Node], room: int) -> list
     returned as they are.
     """
     parts = find(order, room)
-    if parts and current() is not None:
-        raise Unshared("the templates of attention have their extents compiled in")
     while parts:
         new = _rewritten(targets, parts)
         if new is None:

@@ -10,6 +10,7 @@ are read in place through whatever views, scale and mask are functions of a scor
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -121,6 +122,7 @@ def render(kernel: Attention, target: Target) -> Body:
     gpu = target.family == "gpu"
     lanes = 1 if gpu else target.vector_width
     extents = {name: var.extent for name, var in kernel.axes.items()}
+    extents |= {name: operator.index(extents[name]) for name in "de"}  # arrays have their sizes
     columns, rows = ("n", "m") if kernel.stage == 2 else ("m", "n")
     ctype = kernel.values["t"].dtype.compute
     sizes = tuple(extents[x] for x in ("b", columns, rows, "d", "e"))
@@ -139,7 +141,7 @@ def render(kernel: Attention, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=holes.program(tile.stem, defines), origin=tile.stem,
-        tile=tile,
+        tile=tile, index_type=holes.ctype,
     )  # fmt: skip
 
 

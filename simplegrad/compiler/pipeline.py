@@ -104,7 +104,7 @@ def compile_graph(
     limits = device_limits(target)
     checked = settings.current().verify
     recognised = list(targets)
-    if fusion and current() is None:  # its template must know the extents
+    if fusion:
         recognised = recognise(order, targets, attention_kernel.room(target))
     canonical = canonicalise(topological(recognised), recognised, fusion)
     if checked:

@@ -38,10 +38,6 @@ _LEAST = 2
 """Least value of a symbol: 0 and 1 are structure."""
 
 
-class Unshared(Exception):
-    """What is being compiled is compiled for each shape anew."""
-
-
 class Sym:
     """A polynomial, immutable; equal and hashed by its terms."""
 

@@ -101,6 +101,8 @@ def _groups(tile: Tile, extents: tuple[int, ...]) -> int:
     rows, columns = ("TI", "TJ") if tile.stem == "as_strided" else ("MB", "NB")
     if "TM" in number:
         rows, columns = "TM", "TN"
+    elif "CB" in number or "TC" in number:
+        rows, columns = ("CB" if "CB" in number else "TC"), ""
     tiles = extents[0] * number.get("SPLIT_K", 1)
     for extent, name in ((extents[1], rows), (extents[2], columns)):
         tiles *= ceil_div(extent, number[name]) if name in number else 1

@@ -11,16 +11,10 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
-from simplegrad.runtime import realize
+from simplegrad.runtime import program_cache
 
 RNG = np.random.default_rng(0)
 FORWARD, BACKWARD = "k_attention_out", {"k_attention_dq", "k_attention_dk_dv"}
-
-
-@pytest.fixture(autouse=True)
-def _first_sizes() -> None:
-    """Sizes that vary leave the template: each test's are the first."""
-    realize._families.clear()
 
 
 def operands(*shapes: tuple[int, ...], dtype: str = "float32") -> list[Tensor]:
@@ -433,3 +427,22 @@ def test_function_errors() -> None:
         sg.scaled_dot_product_attention(q[0, 0], k, k)
     with pytest.raises(sg.DTypeError, match="mask is int64"):
         sg.scaled_dot_product_attention(q, q, q, mask=np.ones((5, 5), int))
+
+
+def test_varying_lengths_share_a_program_and_store_no_scores(one_cl_device: Any) -> None:
+    """The first length is compiled in, the second makes it a parameter, later ones are instances."""
+    compiled = []
+    for n in (33, 50, 64, 129, 41):
+        q, k, v = operands((2, 3, n, 16), (2, 3, n, 16), (2, 3, n, 16))
+        before = program_cache.counters.compiles
+        with sg.Profile() as profile:
+            out = sg.scaled_dot_product_attention(q, k, v, is_causal=True)
+            out.sum().backward()
+            sg.realize(out, q.grad, k.grad, v.grad)
+        compiled.append(program_cache.counters.compiles - before)
+        assert {"k_attention_out_top_total"} | BACKWARD <= set(profile.kernels)
+        hidden = ~np.tri(n, dtype=bool)
+        compare(
+            [out.detach().numpy()], [exact(q, k, v, lambda s, h=hidden: np.where(h, -np.inf, s))]
+        )
+    assert compiled[2:] == [0, 0, 0]

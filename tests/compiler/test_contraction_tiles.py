@@ -13,7 +13,7 @@ from simplegrad import Tensor, settings
 from simplegrad.compiler import tiles
 from simplegrad.compiler.target import Target, Winner
 from simplegrad.compiler.tiles import Shape
-from simplegrad.runtime import realize
+from simplegrad.runtime import lookup
 
 RNG = np.random.default_rng(0)
 
@@ -30,7 +30,7 @@ def test_gpu_tiles(one_cl_device: Any, layout: tuple[int, ...], subscripts: str)
     x = Tensor(a if subscripts[0] == "i" else a.T.copy(), requires_grad=False)
     y = Tensor(b if subscripts[3] == "k" else b.T.copy(), requires_grad=False)
     with settings.override(kernels="gpu"):
-        target = realize.target_of(one_cl_device)
+        target = lookup.target_of(one_cl_device)
         shape = Shape("einsum_gpu", (1, m, n, k), layout=layout)
         before, recipes = one_cl_device.tuned, [t.recipe for t in tiles.candidates(shape, target)]
         assert len(recipes) >= 5

@@ -18,7 +18,7 @@ from simplegrad import Tensor, settings
 from simplegrad.compiler import tiles
 from simplegrad.compiler.target import Winner
 from simplegrad.compiler.tiles import Shape
-from simplegrad.runtime import realize, tuned, tuner
+from simplegrad.runtime import lookup, tuned, tuner
 
 SQUARE = Shape("einsum_cpu tile", (1, 130, 130, 130), layout=(1, 2, 1))
 NAME = tiles.shape_class(SQUARE)
@@ -90,7 +90,7 @@ def test_every_launch_is_measured_once(fresh: Any, monkeypatch: pytest.MonkeyPat
 def test_noise_does_not_win(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     monkeypatch.setattr(tuner.Plan, "seconds", lambda plan: 1e-3 * rng.uniform(1, 1.5))
-    outcome = tuner.measure(fresh, SQUARE, realize.target_of(fresh), 60.0, quiet)
+    outcome = tuner.measure(fresh, SQUARE, lookup.target_of(fresh), 60.0, quiet)
     assert outcome is not None
     assert outcome.winner.recipe == outcome.default
     assert outcome.winner.gain == 1.0
@@ -107,7 +107,7 @@ def test_a_wrong_candidate_cannot_win(fresh: Any, monkeypatch: pytest.MonkeyPatc
 
     said = [""]
     monkeypatch.setattr(fresh, "to_host", broken)
-    outcome = tuner.measure(fresh, SQUARE, realize.target_of(fresh), 60.0, said.append)
+    outcome = tuner.measure(fresh, SQUARE, lookup.target_of(fresh), 60.0, said.append)
     assert outcome is not None
     assert outcome.winner.recipe == outcome.default
     assert len(outcome.wrong) == 1 and "KB=128" in outcome.wrong[0]
@@ -120,7 +120,7 @@ def test_cases_meet_the_class_that_they_stand_for(
 ) -> None:
     name = "einsum_gpu" if family == "gpu" else "einsum_cpu tile"
     with settings.override(kernels=family):
-        target = realize.target_of(fresh)
+        target = lookup.target_of(fresh)
         for extents in ((1, 40, 130, 90), (3, 70, 50, 20)):
             shape = Shape(name, extents, layout=layout)
             case = tuner._case(shape, fresh)
@@ -137,7 +137,7 @@ def test_usual_shapes_can_be_measured(fresh: Any, monkeypatch: pytest.MonkeyPatc
         shapes = tuner.usual_shapes(family, mma=True)
         assert len({tiles.shape_class(s) for s in shapes}) == len(shapes)
         with settings.override(kernels=family):
-            target = realize.target_of(fresh)
+            target = lookup.target_of(fresh)
             for shape in shapes:
                 if max(shape.extents) <= 1024:
                     case = tuner._case(shape, fresh)
