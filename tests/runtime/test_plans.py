@@ -92,7 +92,7 @@ MISSES: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     ),
     "dtype": (
         lambda: rows().sum(), lambda: rows(dtype="int32").astype("float32").sum(),
-        r"in the operations: cast \(.*test_plans.py:\d+\) against nothing",
+        r"in the operations: .*cast \(.*test_plans.py:\d+\) against",
     ),
     "dtype of an input": (
         lambda: rows().sum(), lambda: rows(dtype="float16").sum(),
@@ -100,7 +100,7 @@ MISSES: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
     ),
     "branch": (
         lambda: rows().relu().sum(), lambda: rows().tanh().sum(),
-        r"differs in the operations: tanh \(.*test_plans.py:\d+\) against const, maximum$",
+        r"in the operations: .*tanh \(.*test_plans.py:\d+\) against const, .*maximum$",
     ),
     "argument": (
         lambda: rows()[:, :8].sum(), lambda: rows()[:, 8:].sum(),
