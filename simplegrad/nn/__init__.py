@@ -12,7 +12,6 @@ from simplegrad.nn.attention import (
     MultiHeadAttention,
     TransformerEncoder,
     TransformerEncoderLayer,
-    attend,
 )
 from simplegrad.nn.layers import Conv1d, Conv2d, Dropout, Embedding, Flatten, Linear
 from simplegrad.nn.losses import (
@@ -50,7 +49,6 @@ __all__ = [
     "Sequential",
     "TransformerEncoder",
     "TransformerEncoderLayer",
-    "attend",
     "binary_cross_entropy",
     "cross_entropy",
     "huber",

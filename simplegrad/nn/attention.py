@@ -5,7 +5,6 @@ Sequences are (batch, time, width). Parameters have the names and shapes of ``to
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,28 +16,9 @@ from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout, Linear
 from simplegrad.nn.module import Array, Module
 from simplegrad.nn.norm import LayerNorm
+from simplegrad.tensor.attention import scaled_dot_product_attention
 from simplegrad.tensor.core import as_tensor
-from simplegrad.tensor.creation import arange
 from simplegrad.tensor.tensor import Tensor
-
-
-def attend(
-    query: Tensor, key: Tensor, value: Tensor, mask: Any = None, causal: bool = False
-) -> Tensor:
-    """Return softmax(query key' / √d) value over (batch, heads, time, d), in the query's times.
-
-    `mask` is bools that broadcast to (batch, heads, query time, key time): True may be looked at.
-    `causal` lets no query look at a later key. A query that may look at nothing gets
-    NaN.
-    """
-    scores = query.einsum("bhqd,bhkd->bhqk", key).mul(1 / math.sqrt(query.shape[-1]))
-    if causal:
-        rows, columns = (arange(n, dtype=dtypes.int32) for n in scores.shape[-2:])
-        before = columns.less_equal(rows.expand_dims(1))
-        scores = before.where(scores, scores.dtype.low)
-    if mask is not None:
-        scores = as_tensor(mask).where(scores, scores.dtype.low)
-    return scores.softmax(-1).einsum("bhqk,bhkd->bhqd", value)
 
 
 class MultiHeadAttention(Module):
@@ -73,7 +53,8 @@ class MultiHeadAttention(Module):
             memory = self._sequence("memory", memory)
             parts = self._project(query, 0, 1) + self._project(memory, 1, 3)
         mask = _mask(mask, (query.shape[0], parts[1].shape[2]))
-        mixed = attend(parts[0], parts[1], parts[2], mask, causal)
+        q, k, v = parts
+        mixed = scaled_dot_product_attention(q, k, v, mask, causal)
         return self.out_proj(mixed.permute(0, 2, 1, 3).reshape(query.shape))
 
     def _sequence(self, name: str, x: Array) -> Tensor:
