@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter_ns
 from typing import Any, NamedTuple, NoReturn
 
 from simplegrad import ops, settings
@@ -150,7 +151,10 @@ def plan_of(
     with _lock:
         known = _plans.get(_key(device, structure))
         if known is None or (known.bare and profile.profiling()):
+            began = perf_counter_ns()
             known = _new(order, structure, kept, device)
+            launches = len(known.plan.program.launches)
+            profile.count_host(f"compile {launches} kernels", began)
         else:
             counters.plan_hits += 1
             _plans.move_to_end(known.key)

@@ -34,6 +34,7 @@ def fresh(one_cl_device: Any, tmp_path: Path) -> Iterator[Any]:
     """The best device, with nothing tuned, and a cache folder of its own."""
 
     def forget() -> None:
+        lookup.forget()  # a program for shapes seen before would be measured too
         one_cl_device.tuned = None
         one_cl_device.untunable.clear()
 
