@@ -299,7 +299,7 @@ class NVIDIA:
 
 
 def test_which_probes_are_worth_running() -> None:
-    assert probe._worth_running(NVIDIA) == ["basic", "fp64", "fp16"]
+    assert probe._worth_running(NVIDIA) == ["basic", "fp64", "fp16", "mma"]
     intel = type(
         "Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA, "type": 2}
     )
