@@ -43,7 +43,7 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = 
     merged = rewrite(topological(roots), lambda node: merge(simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
     glued |= above([merged[id(r)] for r in roots], lambda node: node.op is ops.SCORE)
-    return Canonical([_computed(merged[id(r)]) for r in roots], glued)
+    return Canonical([_computed(merged[id(r)], table) for r in roots], glued)
 
 
 def above(roots: Sequence[Node], chosen: Callable[[Node], bool]) -> set[int]:
@@ -56,10 +56,10 @@ def above(roots: Sequence[Node], chosen: Callable[[Node], bool]) -> set[int]:
     return found
 
 
-def _computed(node: Node) -> Node:
+def _computed(node: Node, table: dict[tuple[int, ...], Node]) -> Node:
     """Return a target; a number that is wanted in memory is copied there by a view."""
     if node.op.kind == ops.LEAF and node.op is not ops.BUFFER and node.buffer is None:
-        return make(ops.RESHAPE, (node,), node.shape)
+        return merge(make(ops.RESHAPE, (node,), node.shape), table)
     return node
 
 

@@ -13,6 +13,7 @@ from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
+from simplegrad.tensor.modes import mode
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import pair
 
@@ -93,7 +94,7 @@ class Embedding(Module):
         `IndexOutOfRange` for host indices outside of the table, and for those of a tensor on the
         NumPy device or with ``SIMPLEGRAD_CHECK=1``; elsewhere those are clamped to the table.
         """
-        if isinstance(indices, Tensor) and indices.device.name == "numpy":
+        if isinstance(indices, Tensor) and indices.device.name == "numpy" and not mode.lazy:
             indices = indices.numpy()  # those of the host are checked
         return self.weight.take(indices, 0)
 

@@ -107,6 +107,9 @@ class OpenCLDevice(Device):
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
         self._programs: OrderedDict[tuple[str, tuple[str, ...]], Program] = OrderedDict()
+        self._one_by_one = (
+            "oclgrind" in raw.platform.name.lower()
+        )  # its compiler is not thread-safe
         self._own_cache = raw.platform.name == "Portable Computing Language"
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
@@ -276,8 +279,8 @@ class OpenCLDevice(Device):
     def compile_all(self, sources: Sequence[str]) -> list[Program]:
         """Return a program for each source; what has to be built is built side by side."""
         different = list(dict.fromkeys(sources))
-        if len(different) == 1:
-            return [self.compile(different[0])] * len(sources)
+        if len(different) == 1 or self._one_by_one:
+            return [self.compile(source) for source in sources]
         programs: dict[str, Program] = {}
         builders = ThreadPoolExecutor(_MAX_BUILDERS, "simplegrad-build")
         try:

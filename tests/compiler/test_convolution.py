@@ -53,8 +53,8 @@ def test_a_gradient_is_one_sum_and_stores_no_windows(wanted: str, one_cl_device:
     gradient = {"x": x, "w": w}[wanted].grad
     with sg.Profile() as p:
         sg.realize(gradient)
-    # A weight's gradient sums over so many positions that the sum is cut: two stages.
-    assert p.launches == {"x": 1, "w": 2}[wanted]
+    # A weight's gradient sums over so many positions that the sum may be cut: two stages.
+    assert p.launches <= {"x": 1, "w": 2}[wanted]
     operands = sum(4 * t.size for t in (x, w, y, seed))
     assert p.peak_bytes <= 1.1 * (operands + 4 * gradient.size)
 

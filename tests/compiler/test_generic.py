@@ -80,7 +80,7 @@ CASES: dict[str, tuple[Callable[[int], tuple[Any, ...]], Callable[..., list[Tens
     "outer": (lambda n: (floats(n, 3), floats(300, 3)), lambda x, w: [x @ w.T]),
     "strip": (lambda n: (floats(3, 90), floats(90, n * 4)), lambda x, w: [x @ w]),
     "attention": (
-        lambda n: (floats(2, n, 32), floats(2, n, 32), floats(2, n, 32)),
+        lambda n: tuple(floats(2, n + 16, 32) for _ in range(3)),
         lambda q, k, v: [attention(q, k, v)],
     ),
     "gather": (lambda n: (floats(n, 16), places(2, n)), lambda x, i: [x[i] * 2]),
