@@ -9,10 +9,12 @@ Tensor(14., dtype=float32)
 from __future__ import annotations
 
 import contextlib as _contextlib
+import importlib as _importlib
 import math as _math
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from simplegrad import errors, nn, onnx, ops, random, settings
+from simplegrad import errors, ops, random, settings
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -117,8 +119,24 @@ newaxis = None
 globals().update(_FUNCTIONS)
 
 
+if _TYPE_CHECKING:
+    from simplegrad import nn, onnx
+
+_PARTS = ("nn", "onnx")
+"""Parts that are loaded when they are first named: a program without them need not wait."""
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _PARTS:
+        return _importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def realize(*tensors: Tensor) -> None:
-    """Compute tensors together, without waiting for the end."""
+    """Compute tensors together, without waiting for the end; `DTypeError` for anything else."""
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor):
+            raise DTypeError(f"realize: takes tensors, not a {type(tensor).__name__}")
     _execution.realize([t._node for t in tensors])
 
 
@@ -143,6 +161,8 @@ def explain(*tensors: Tensor) -> str:
 
 def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:
     """Switch fusion on or off inside a ``with`` block; off: one kernel per operation."""
+    if on not in (True, False):
+        raise SimplegradError(f"fusion: takes True or False, not {on!r}")
     return settings.override(fusion=on)
 
 

@@ -49,6 +49,19 @@ class DType:
         """Whether the type is floating."""
         return self.kind == "f"
 
+    def rounded(self, value: float) -> float:
+        """Return the number of a 16-bit float type next to `value`; of others, the value."""
+        if not self.is_float or self.itemsize != 2:
+            return value
+        with np.errstate(over="ignore"):  # beyond the range is infinity, without a word
+            if self.name == "float16":
+                return float(np.float16(value))
+            bits = int(np.float32(value).view(np.uint32))
+        if value != value:
+            return value
+        bits += 0x7FFF + (bits >> 16 & 1)  # to nearest, ties to even
+        return float(np.uint32(bits & 0xFFFF0000).view(np.float32))
+
 
 def _int(bits: int, signed: bool, ctype: str) -> DType:
     name = f"{'' if signed else 'u'}int{bits}"

@@ -16,7 +16,7 @@ from typing import Any
 
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.errors import DTypeError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node
 from simplegrad.tensor.core import as_tensor, become_leaf, find_device, lift, number_node, wrap
@@ -69,6 +69,8 @@ class Generator:
         requires_grad: bool | None = None,
     ) -> Tensor:
         """Return normally distributed floats (Box and Muller's transform)."""
+        if not std >= 0:
+            raise SimplegradError(f"normal: std={std} must not be negative")
         shape = extents_of("normal", shape)
         dtype = _float(dtype)
         node = self.bits.normal(shape, dtype, find_device(device))

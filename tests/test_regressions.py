@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -221,3 +222,59 @@ def test_explain_names_the_lines_of_this_graph(one_cl_device: Any) -> None:
     line = inspect.currentframe().f_lineno - 1  # type: ignore[union-attr]
     assert f"test_regressions.py:{line}" in sg.explain(second)
     assert f"test_regressions.py:{line - 2}" not in sg.explain(second)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_numbers_are_rounded_to_16_bits(device: Any, dtype: str) -> None:
+    """A number beside a 16-bit array is a number of its dtype, computed with in float32."""
+    x = Tensor([0.1, 3.3], dtype=dtype)
+    assert (x == 0.1).numpy().tolist() == [True, False]
+    assert (sg.full((2,), 0.1, dtype=dtype) == x).numpy().tolist() == [True, False]
+    assert (x.pad(1, 0.1) == 0.1).numpy().tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("index", [(..., [True, False]), ([True, False], ...), (..., [True] * 5)])
+def test_masks_beside_an_ellipsis_are_checked(index: tuple[Any, ...]) -> None:
+    index = tuple(np.array(i) if isinstance(i, list) else i for i in index)
+    x = Tensor(np.arange(12.0).reshape(3, 4))
+    with pytest.raises(sg.errors.IndexOutOfRange, match="a mask of shape"):
+        x[index]
+    mask = np.array([True, False, True, True])
+    np.testing.assert_array_equal(x[..., mask].numpy(), x.numpy()[..., mask])
+
+
+@pytest.mark.parametrize(
+    ("data", "dtype", "value"), [([1], "int8", 300), ([1], "int32", 2.7), ([1], "int64", math.nan)]
+)
+def test_a_padding_that_does_not_fit_is_an_error(data: list[int], dtype: str, value: Any) -> None:
+    with pytest.raises(sg.errors.DTypeError, match="pad"):
+        Tensor(data, dtype=dtype).pad(1, value)
+
+
+def test_the_largest_number_is_padded_exactly(device: Any) -> None:
+    padded = Tensor([1], dtype="uint64").pad(1, 2**64 - 1).numpy()
+    assert padded.tolist() == [2**64 - 1, 1, 2**64 - 1]
+
+
+def test_softmax_of_nothing(device: Any) -> None:
+    x = Tensor(np.zeros((3, 0)))
+    assert x.softmax().shape == x.logsoftmax().shape == (3, 0)
+    assert x.logsumexp(-1).numpy().tolist() == [-math.inf] * 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: sg.Adam([1]),
+        lambda: sg.Adam([Tensor([1.0])], beta1=2),
+        lambda: sg.Adam([Tensor([1.0])], epsilon=-1),
+        lambda: sg.RMSprop([Tensor([1.0])], decay=1),
+        lambda: sg.realize(1),
+        lambda: sg.random.permutation(-3),
+        lambda: sg.random.normal((2,), std=-1),
+        lambda: sg.fusion("off"),
+    ],
+)
+def test_nonsense_is_refused_by_the_projects_own_errors(wrong: Any) -> None:
+    with pytest.raises(sg.errors.SimplegradError):
+        wrong()

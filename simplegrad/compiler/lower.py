@@ -172,7 +172,7 @@ def dtype_number(text: str, dtype: DType) -> bool | int | float:
     """Return the number that a node's argument holds as text."""
     if text in ("True", "False"):
         return text == "True"
-    return float(text) if dtype.is_float else int(float(text))
+    return float(text) if dtype.is_float else int(text)
 
 
 def source_position(node: Node, position: Position) -> tuple[Position, tuple[Guard, ...]]:

@@ -198,7 +198,10 @@ def leaf_of(op: Op, spec: Spec, arg: Any = None, device: Any = None) -> Node:
 def const(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
     """Return a constant that is part of the program, the same for every element."""
     dtype = spec.dtype
-    value = float(value) if dtype.is_float else (bool(value) if dtype.kind == "b" else int(value))
+    if dtype.is_float:
+        value = dtype.rounded(float(value))
+    else:
+        value = bool(value) if dtype.kind == "b" else int(value)
     # repr keeps -0.0 and nan apart from 0.0, which the interning dictionary would not.
     node = leaf_of(ops.CONST, spec, repr(value), device)
     node.value = value
@@ -216,7 +219,7 @@ def const_value(node: Node) -> bool | int | float:
 def scalar(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
     """Return a number, the same for every element, that is passed to kernels as an argument."""
     node = leaf_of(ops.SCALAR, spec, None, device)
-    node.value = value
+    node.value = spec.dtype.rounded(value)
     return node
 
 

@@ -57,6 +57,10 @@ class Optimizer:
         self._not_negative("weight_decay", weight_decay)
         seen: set[int] = set()
         for i, p in enumerate(self.params):
+            if not hasattr(p, "_node"):
+                raise AutogradError(
+                    f"{type(self).__name__}: parameter {i} is a {type(p).__name__}, not a tensor"
+                )
             if not p._node.tracks or p._node.leaf is None:
                 raise AutogradError(
                     f"{type(self).__name__}: parameter {i} of shape {p.shape} is not a leaf tensor "
@@ -71,6 +75,12 @@ class Optimizer:
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
         self.state: dict[int, tuple[Node, ...]] = {}
+
+    def _below_one(self, name: str, value: float) -> None:
+        if not 0 <= value < 1:  # NaN included
+            raise SimplegradError(
+                f"{type(self).__name__}: {name}={value} must be at least 0 and less than 1"
+            )
 
     def _not_negative(self, name: str, value: float) -> None:
         if not value >= 0:  # NaN included
@@ -207,6 +217,9 @@ class Adam(Optimizer):
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
+        self._not_negative("epsilon", epsilon)
+        self._below_one("beta1", beta1)
+        self._below_one("beta2", beta2)
         self.epsilon, self.beta1, self.beta2 = epsilon, beta1, beta2
 
     def update(
@@ -255,6 +268,8 @@ class RMSprop(Optimizer):
         epsilon: float = 1e-8, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
+        self._not_negative("epsilon", epsilon)
+        self._below_one("decay", decay)
         self.decay, self.epsilon = decay, epsilon
 
     def update(

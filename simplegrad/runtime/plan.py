@@ -187,6 +187,7 @@ def scalar_argument(value: bool | int | float, dtype: dtypes.DType) -> Any:
     if dtype.kind == "b":
         return np.int32(value)
     if dtype.is_float:
+        value = dtype.rounded(value)
         with np.errstate(over="ignore"):  # beyond the dtype's range is infinity, without a word
             return np.float64(value) if dtype is dtypes.float64 else np.float32(value)
     return np.array(int(value)).astype(dtype.numpy)[()]

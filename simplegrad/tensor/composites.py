@@ -109,6 +109,8 @@ class Composites(Contraction):
     def _shifted(self, axis: Any) -> Tensor:
         """Return x minus its maximum along `axis`, which gets no gradient: it cancels out."""
         x = wrap(self._floating()) if not self.dtype.is_float else self
+        if not x.size:
+            return wrap(x._node)
         with no_grad():
             top = x.max(axis, True)
         return x.sub(top)

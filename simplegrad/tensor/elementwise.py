@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.errors import DTypeError
+from simplegrad.errors import DTypeError, DTypeNotSupported
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, scalar, user_line
 from simplegrad.ops import Op
@@ -315,7 +315,13 @@ class Elementwise(Core):
 
     def cast(self, dtype: Any) -> Tensor:
         """Return the elements in another dtype; floats lose their fraction towards integers."""
-        return lift(build.cast(self._node, dtypes.of(dtype)), self._node)
+        dtype = dtypes.of(dtype)
+        limits = getattr(self._node.device, "limits", None)
+        if dtype is dtypes.float64 and limits is not None and not limits.fp64:
+            raise DTypeNotSupported(
+                f"cast: {self._node.device.name} has no float64; use float32 or another device"
+            )
+        return lift(build.cast(self._node, dtype), self._node)
 
     def astype(self, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Tensor:
         """Return the elements in another dtype, as `cast`; nothing is ever changed in place."""

@@ -93,8 +93,8 @@ class Bits:
 
     def permutation(self, size: int, device: Any) -> Node:
         """Return the numbers 0 … size-1 in random order, as int64."""
-        if size > 2**32 - 1:
-            raise ShapeError(f"permutation: {size} is not less than 2**32")
+        if not 0 <= size < 2**32:
+            raise ShapeError(f"permutation: {size} is not in 0 … 2**32 - 1")
         key = recording.number(self.key)
         words = (scalar(w, _WORD, device) for w in (size, key))
         index = build.iota(size, dtypes.uint32, device)

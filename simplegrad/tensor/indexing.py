@@ -65,6 +65,14 @@ def _check(name: str, array: np.ndarray, extent: int, axis: int) -> None:
         )
 
 
+def _by_mask(mask: Any) -> tuple[list[Any], Shape]:
+    """Return the places where a mask is true, an array per axis, and the mask's shape."""
+    mask = np.asarray(mask)
+    if mask.ndim == 0:
+        raise DTypeError("getitem: a single bool is no index; use simplegrad.where")
+    return list(np.nonzero(mask)), mask.shape
+
+
 def _is_mask(item: Any) -> bool:
     if isinstance(item, (bool, np.bool_)):
         return True
@@ -164,11 +172,15 @@ class Indexing(Reductions):
     def _items(self, index: tuple[Any, ...]) -> list[Any]:
         """Return the index with Ellipsis, masks and missing slices written out."""
         items: list[Any] = []
+        masks: list[tuple[int, Shape]] = []
+        """Where the indices of a mask begin, and its shape."""
         for item in index:
             if isinstance(item, list):
                 item = np.asarray(item) if item else np.zeros(0, np.int64)
             if _is_mask(item):
-                items += self._by_mask(item, len([i for i in items if i is not None]), index)
+                found, shape = _by_mask(item)
+                masks.append((len(items), shape))
+                items += found
             else:
                 items.append(item)
         used = len([i for i in items if i is not None and i is not Ellipsis])
@@ -180,19 +192,15 @@ class Indexing(Reductions):
             raise IndexOutOfRange("getitem: an index may hold one Ellipsis (...)")
         place = dots[0] if dots else len(items)
         items[place : place + len(dots)] = [slice(None)] * missing
+        for begin, shape in masks:
+            begin += missing - 1 if dots and begin > place else 0
+            axis = len([i for i in items[:begin] if i is not None])
+            if shape != self.shape[axis : axis + len(shape)]:
+                raise IndexOutOfRange(
+                    f"getitem: a mask of shape {shape} does not fit shape {self.shape} "
+                    f"at axis {axis}"
+                )
         return items
-
-    def _by_mask(self, mask: Any, axis: int, index: tuple[Any, ...]) -> list[Any]:
-        mask = np.asarray(mask)
-        if mask.ndim == 0:
-            raise DTypeError("getitem: a single bool is no index; use simplegrad.where")
-        here = any(i is Ellipsis for i in index)
-        if not here and mask.shape != self.shape[axis : axis + mask.ndim]:
-            raise IndexOutOfRange(
-                f"getitem: a mask of shape {mask.shape} does not fit shape {self.shape} "
-                f"at axis {axis}"
-            )
-        return list(np.nonzero(mask))
 
     def _advanced(self, node: Node, plan: _Plan, inputs: list[Node]) -> Node:
         """Return `node` read at integer arrays: their axes come first, or where they stood."""

@@ -128,6 +128,8 @@ class Reductions(Views):
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return log(sum(exp(x))) without overflow."""
         x: Any = self.cast(self._float())
+        if not x.size:
+            return x.exp().sum(axis, keepdims).log()  # type: ignore[no-any-return]
         with no_grad():  # the shift cancels out, so its gradient is zero
             top = x.max(axis, True)
             top = (top.isinf()).where(0.0, top)

@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
-from simplegrad.errors import ShapeError
+from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, size_of
 from simplegrad.graph.node import Node
 from simplegrad.tensor.core import (
     Core,
+    Number,
     common,
     lift,
     normalize_axes,
     normalize_axis,
+    number_node,
+    operand,
 )
 from simplegrad.tensor.elementwise import Elementwise
 
@@ -269,9 +272,13 @@ class Views(Elementwise):
         return self._view(build.pad(self._node, triples, self._fill("pad", value)))
 
     def _fill(self, name: str, value: Any) -> bool | int | float:
-        (node,) = common(name, ops.WHERE.kinds, value)
-        number = node.value
-        return float(number) if self.dtype.is_float else type(number)(number)
+        value = operand(name, value, self._node.device)
+        if not isinstance(value, Number):
+            raise DTypeError(f"{name}: the value must be a number, not {type(value).__name__}")
+        dtype = self.dtype
+        if not dtype.is_float and isinstance(value, float):
+            raise DTypeError(f"{name}: {value} is no {dtype}; cast the array or the value first")
+        return number_node(name, value, dtype, None).value  # type: ignore[no-any-return]
 
     def as_strided(self, shape: Any, strides: Any, offset: int = 0) -> Tensor:
         """Return a window onto the row-major elements; `strides` and `offset` in elements.
