@@ -8,9 +8,11 @@ other values stay what they were.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +24,7 @@ from simplegrad.tensor.core import Core
 MOST = 5000
 """Slots that are looked at; a function that sees more is refused."""
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
-_LEFT_ALONE = (types.ModuleType, types.BuiltinFunctionType, types.MethodWrapperType)
+_LEFT_ALONE = (types.BuiltinFunctionType, types.MethodWrapperType)
 _OWN = __name__.split(".", 1)[0]
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _STDLIB = os.path.dirname(os.__file__)
@@ -122,7 +124,7 @@ def captures(function: Any) -> Captures:
         if isinstance(value, Optimizer):
             result.optimizers.append(value)
         inside = vars(value) if _has_attributes(value) else value
-        if isinstance(inside, (dict, list, set)):
+        if isinstance(inside, (dict, list, set, deque)):
             result.lengths.append((inside, len(inside)))
         stack += _slots(value)
     result.values.reverse()
@@ -140,8 +142,18 @@ def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
             yield from _seen_by(value)
     elif isinstance(value, dict):
         yield from ((value, key) for key in value)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, deque)):
         yield from ((value, i) for i in range(len(value)))
+    elif isinstance(value, functools.partial):
+        yield from (([part], 0) for part in (value.func, value.args, value.keywords))
+    elif isinstance(value, types.ModuleType):
+        if not _is_library(getattr(value, "__file__", None) or ""):
+            yield from _of_module(value, set(vars(value)))
+    elif isinstance(value, Iterator):
+        raise JitError(
+            f"jit: the function sees a {type(value).__name__}, which gives something else every "
+            "time; draw from it outside and pass what it gave as an argument"
+        )
     elif isinstance(value, type):
         file = getattr(sys.modules.get(value.__module__), "__file__", None)
         if file and not _is_library(file):
@@ -151,6 +163,30 @@ def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
     elif _has_attributes(value):
         skipped = _LIVE if isinstance(value, Optimizer) else frozenset()
         yield from ((vars(value), name) for name in vars(value) if name not in skipped)
+    for name in _slot_names(type(value)):
+        yield _Attributes(value), name
+
+
+class _Attributes:
+    """The attributes of an object that has ``__slots__``, by name."""
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self.owner, name, Gone)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        setattr(self.owner, name, value)
+
+
+def _slot_names(kind: type) -> Iterator[str]:
+    """Yield the names in ``__slots__`` of a user's class and its bases."""
+    for base in kind.__mro__:
+        names = base.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if not name.startswith("__"):
+                yield name
 
 
 def _is_stateless(module: list[str]) -> bool:
@@ -187,7 +223,9 @@ def _seen_by(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
 
 
 def _of_module(module: types.ModuleType, names: set[str]) -> Iterator[tuple[Any, Any]]:
-    """Yield a module's plain values and tensors that the function may name: ``config.rate``."""
+    """Yield a module's values that the function may name: ``config.rate``, ``os.environ``."""
     for name in sorted(names & vars(module).keys()):
-        if isinstance(vars(module)[name], (*_PLAIN, Core, list, dict, tuple)):
+        value = vars(module)[name]
+        unchanging = isinstance(value, types.ModuleType) or callable(value)
+        if not name.startswith("__") and (isinstance(value, Core) or not unchanging):
             yield vars(module), name

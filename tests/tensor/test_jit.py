@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import functools
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -330,3 +333,38 @@ def test_an_error_inside_leaves_no_recording_open() -> None:
     with pytest.raises(KeyError, match="mine"):
         sg.jit(work)(leaf())
     assert leaf().sum().item() == pytest.approx(DATA.sum(), rel=1e-4)
+
+
+class _Slotted:
+    __slots__ = ("k",)
+
+
+def _seen_elsewhere() -> dict[str, tuple[Any, Any]]:
+    """Functions that read a 1.0 in unusual places, and what puts a 5.0 there."""
+    module, slotted, queue = types.ModuleType("elsewhere"), _Slotted(), collections.deque([1.0])
+    numbers = {"k": 1.0}
+    module.k = slotted.k = 1.0  # type: ignore[attr-defined]
+    return {
+        "module": (lambda x: x * module.k, lambda: setattr(module, "k", 5.0)),
+        "slots": (lambda x: x * slotted.k, lambda: setattr(slotted, "k", 5.0)),
+        "deque": (lambda x: x * queue[0], lambda: queue.__setitem__(0, 5.0)),
+        "partial": (
+            functools.partial(lambda d, x: x * d["k"], numbers),
+            lambda: numbers.update(k=5.0),
+        ),
+    }
+
+
+@pytest.mark.parametrize("place", _seen_elsewhere())
+def test_numbers_in_unusual_places_are_watched(one_cl_device: Any, place: str) -> None:
+    function, change = _seen_elsewhere()[place]
+    replayed, x = sg.jit(function), sg.ones((3,))
+    assert [float(replayed(x)[0]) for _ in range(4)] == [1.0] * 4
+    change()
+    assert [float(replayed(x)[0]) for _ in range(4)] == [5.0] * 4
+
+
+def test_an_iterator_that_the_function_draws_from_is_refused(one_cl_device: Any) -> None:
+    numbers = iter(range(100))
+    with pytest.raises(JitError, match="sees a range_iterator"):
+        sg.jit(lambda x: x * next(numbers))(sg.ones((3,)))
