@@ -366,5 +366,5 @@ def test_numbers_in_unusual_places_are_watched(one_cl_device: Any, place: str) -
 
 def test_an_iterator_that_the_function_draws_from_is_refused(one_cl_device: Any) -> None:
     numbers = iter(range(100))
-    with pytest.raises(JitError, match="sees a range_iterator"):
+    with pytest.raises(sg.errors.JitError, match="sees a range_iterator"):
         sg.jit(lambda x: x * next(numbers))(sg.ones((3,)))
