@@ -131,6 +131,8 @@ ROWS: dict[str, Row] = _unary() | {
     "mse_loss": Row(lambda x, y: x.mse_loss(y), (X, Y)),
 }
 DEVICES = ["numpy", *conftest.OPENCL[:1]]
+WAYS = [("numpy", True), *[(name, fused) for name in conftest.OPENCL for fused in (True, False)]]
+"""Devices, and whether kernels are fused there."""
 
 
 @pytest.fixture(autouse=True)
@@ -171,10 +173,10 @@ def expected(name: str) -> tuple[Any, tuple[Any, ...]]:
 
 
 @cache
-def gradients(device: str) -> dict[str, tuple[Any, ...]]:
+def gradients(device: str, fused: bool) -> dict[str, tuple[Any, ...]]:
     """Return the gradients of all rows, computed together."""
     rows = {}
-    with sg.device(device):
+    with sg.device(device), sg.fusion(fused):
         for name, row in ROWS.items():
             leaves = [Tensor(a) for a in row.arrays]
             row.function(*leaves).backward(Tensor(expected(name)[0], requires_grad=False))
@@ -192,12 +194,12 @@ def _has_float64(device: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("where", DEVICES)
-def test_against_central_differences(where: str, name: str) -> None:
+@pytest.mark.parametrize(("where", "fused"), WAYS)
+def test_against_central_differences(where: str, fused: bool, name: str) -> None:
     if not _has_float64(where):
         pytest.skip("this device has no float64")
-    with sg.device(where):
-        for got, want in zip(gradients(where)[name], expected(name)[1], strict=True):
+    with sg.device(where), sg.fusion(fused):
+        for got, want in zip(gradients(where, fused)[name], expected(name)[1], strict=True):
             assert got.shape == want.shape
             assert got.dtype is sg.float64
             np.testing.assert_allclose(got.numpy(), want, rtol=RTOL, atol=ATOL)
