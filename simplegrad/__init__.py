@@ -134,10 +134,14 @@ def __getattr__(name: str) -> _Any:
 
 def realize(*tensors: Tensor) -> None:
     """Compute tensors together, without waiting for the end; `DTypeError` for anything else."""
+    _execution.realize(_nodes("realize", tensors))
+
+
+def _nodes(name: str, tensors: tuple[_Any, ...]) -> list[_Any]:
     for tensor in tensors:
         if not isinstance(tensor, Tensor):
-            raise DTypeError(f"realize: takes tensors, not a {type(tensor).__name__}")
-    _execution.realize([t._node for t in tensors])
+            raise DTypeError(f"{name}: takes tensors, not a {type(tensor).__name__}")
+    return [t._node for t in tensors]
 
 
 def memory_stats() -> dict[str, int]:
@@ -156,7 +160,7 @@ def synchronize() -> None:
 
 def explain(*tensors: Tensor) -> str:
     """Return the kernels that would compute these tensors, why they are cut as they are, and C."""
-    return _explain.explain([t._node for t in tensors])
+    return _explain.explain(_nodes("explain", tensors))
 
 
 def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:

@@ -270,6 +270,8 @@ def test_softmax_of_nothing(device: Any) -> None:
         lambda: sg.Adam([Tensor([1.0])], epsilon=-1),
         lambda: sg.RMSprop([Tensor([1.0])], decay=1),
         lambda: sg.realize(1),
+        lambda: sg.explain(1),
+        lambda: iter(Tensor(1.0)),
         lambda: sg.random.permutation(-3),
         lambda: sg.random.normal((2,), std=-1),
         lambda: sg.fusion("off"),
@@ -278,3 +280,8 @@ def test_softmax_of_nothing(device: Any) -> None:
 def test_nonsense_is_refused_by_the_projects_own_errors(wrong: Any) -> None:
     with pytest.raises(sg.errors.SimplegradError):
         wrong()
+
+
+def test_a_number_is_no_sequence_to_those_who_ask() -> None:
+    with pytest.raises(TypeError, match="zero-dimensional"):
+        iter(Tensor(1.0))

@@ -456,7 +456,8 @@ class Core:
 
     def __iter__(self) -> Iterator[Tensor]:
         if not self.shape:
-            raise ShapeError("iter: a zero-dimensional tensor cannot be iterated over")
+            # A TypeError, by which callers tell a number from a sequence.
+            raise DTypeError("iter: a zero-dimensional tensor cannot be iterated over")
         return iter([self[i] for i in range(self.shape[0])])  # type: ignore[index]
 
     def __repr__(self) -> str:
