@@ -285,3 +285,10 @@ def test_nonsense_is_refused_by_the_projects_own_errors(wrong: Any) -> None:
 def test_a_number_is_no_sequence_to_those_who_ask() -> None:
     with pytest.raises(TypeError, match="zero-dimensional"):
         iter(Tensor(1.0))
+
+
+def test_indices_on_another_device_are_refused_where_they_are_given(cl_device: Any) -> None:
+    with sg.device("numpy"):
+        indices = Tensor([[0], [1]], dtype="int32")
+    with pytest.raises(sg.errors.DeviceError, match="take_along_axis"):
+        Tensor([[1.0, 2.0], [3.0, 4.0]]).take_along_axis(indices, 1)

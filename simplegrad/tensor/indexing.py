@@ -245,6 +245,8 @@ class Indexing(Reductions):
         """
         axis = normalize_axis("take_along_axis", axis, self.ndim)
         extent = self.shape[axis]
+        if isinstance(indices, Core):
+            same_device("take_along_axis", [self._node, indices._node])
         index = index_node("take_along_axis", indices, extent, axis, self._node.device)
         if len(index.shape) != self.ndim:
             raise ShapeError(
