@@ -188,3 +188,20 @@ def promote_scalar(array: DType, scalar: bool | int | float) -> DType:
     if _KIND_ORDER[kind] <= _KIND_ORDER[array.kind]:
         return array
     return _default_float if kind == "f" else default_int
+
+
+_WIDTHS = {
+    "char": 1,
+    "uchar": 1,
+    "short": 2,
+    "ushort": 2,
+    "half": 2,
+    "int": 4,
+    "uint": 4,
+    "float": 4,
+}
+
+
+def width(ctype: str) -> int:
+    """Return the bytes of one scalar of an OpenCL C type, that of a register or of a buffer."""
+    return _WIDTHS.get(ctype, 8)

@@ -19,7 +19,7 @@ PRODUCT = """
 import sys
 import numpy as np
 import simplegrad as sg
-from simplegrad.compiler.sources import kernel_source
+from simplegrad.compiler.templates.sources import kernel_source
 
 installed, device = sys.argv[1:]
 assert sg.__file__.startswith(installed), sg.__file__

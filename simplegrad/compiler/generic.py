@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from simplegrad import ops, settings
-from simplegrad.compiler import symbolic
-from simplegrad.compiler.pipeline import Launch, Program, compile_graph
-from simplegrad.compiler.symbolic import Trace, symbol
+from simplegrad.compiler.ir import symbolic
+from simplegrad.compiler.ir.symbolic import Trace, symbol
+from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.program import Launch, Program
 from simplegrad.compiler.target import Target
 from simplegrad.graph.node import Kind, Node, const_value, leaf, leaf_of, make, scalar
 

@@ -6,9 +6,9 @@
     lower          groups become kernels over index expressions       `groups`, `lower`
     render         kernels become OpenCL C bodies of one family       `cpu`, `gpu`, templates
     assemble       independent small bodies share one launch          `assemble`
-    place          every parameter gets a slot, every slot a lifetime
+    place          every parameter gets a slot, slots their lifetime `program`
 
-``SIMPLEGRAD_VERIFY=1`` checks the result of each: `verify_graph`, for kernels `verify`.
+``SIMPLEGRAD_VERIFY=1`` checks the result of each: `verify_graph`, `verify` and `program`.
 
 ``SIMPLEGRAD_DEBUG=fuse,lower,render`` prints what the named passes made.
 """
@@ -18,24 +18,26 @@ from __future__ import annotations
 import sys
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from simplegrad import ops, settings
-from simplegrad.compiler import as_strided, attention_kernel, contraction, cpu, gpu, scatter
-from simplegrad.compiler.assemble import Source, assemble
-from simplegrad.compiler.attention import recognise
-from simplegrad.compiler.attention_kernel import Attention
-from simplegrad.compiler.axes import widest
-from simplegrad.compiler.canonical import canonicalise
-from simplegrad.compiler.emit import Body
-from simplegrad.compiler.fuse import Group, Limits, fuse
-from simplegrad.compiler.groups import Lowered, column_parts, lower, signature, two_stages
-from simplegrad.compiler.kernel import Kernel
-from simplegrad.compiler.settle import settled
-from simplegrad.compiler.symbolic import current, estimate, names_in
+from simplegrad.compiler.ir.axes import widest
+from simplegrad.compiler.ir.kernel import Kernel
+from simplegrad.compiler.ir.symbolic import current, estimate, names_in
+from simplegrad.compiler.ir.verify import verify_kernel
+from simplegrad.compiler.passes.attention import recognise
+from simplegrad.compiler.passes.canonical import canonicalise
+from simplegrad.compiler.passes.fuse import Group, Limits, fuse
+from simplegrad.compiler.passes.groups import Lowered, column_parts, lower, signature, two_stages
+from simplegrad.compiler.passes.settle import settled
+from simplegrad.compiler.passes.verify_graph import verify_canonical, verify_groups
+from simplegrad.compiler.program import Placer, Program, verify_program
+from simplegrad.compiler.render import cpu, gpu
+from simplegrad.compiler.render.emit import Body
 from simplegrad.compiler.target import Target
-from simplegrad.compiler.verify import verify_kernel
-from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
+from simplegrad.compiler.templates import as_strided, contraction, scatter
+from simplegrad.compiler.templates import attention as attention_kernel
+from simplegrad.compiler.templates.attention import Attention
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, Spec, leaf, topological
@@ -45,50 +47,6 @@ _MOST_BODIES = 16
 MOST_KNOWN = 4096
 _SMALL_WORK = 1 << 20
 """Positions of a kernel that is small enough to share a launch with others."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """What a kernel parameter is bound to when a plan runs."""
-
-    role: str
-    """``leaf`` and ``scalar``: node `position` of the plan's order; ``temp``; ``out``."""
-    position: int = -1
-    nbytes: int = 0
-    name: str = ""
-    """dtype of a scalar."""
-
-
-@dataclass(frozen=True, eq=False)
-class Launch:
-    """One kernel launch: its source, and a slot per parameter."""
-
-    source: Source
-    slots: tuple[int, ...]
-    bytes_read: int
-    bytes_written: int
-    kernels: tuple[Kernel, ...]
-    reasons: tuple[str, ...]
-    release: tuple[int, ...] = ()
-    """Slots whose buffer nobody reads after this launch."""
-    symbols: tuple[int, ...] = ()
-    """The numbers of the symbols, where `kernels` are over extents that stand for any number."""
-
-    def settled(self) -> tuple[Kernel, ...]:
-        """Return the kernels with plain ints everywhere."""
-        return (
-            tuple(settled(k, self.symbols) for k in self.kernels) if self.symbols else self.kernels
-        )
-
-
-@dataclass(eq=False)
-class Program:
-    """Everything needed to run one graph structure: no graph node is kept."""
-
-    slots: list[Slot] = field(default_factory=list)
-    launches: list[Launch] = field(default_factory=list)
-    results: list[int] = field(default_factory=list)
-    """The slot of each target."""
 
 
 def compile_graph(
@@ -122,7 +80,7 @@ def compile_graph(
     ]
     lowered, bodies = [p[0] for p in pairs], [p[1] for p in pairs]
     program = Program()
-    placer = _Placer(program, order)
+    placer = Placer(program, order)
     for batch in _batches(lowered, bodies, target, fusion):
         placer.launch([lowered[i] for i in batch], [bodies[i] for i in batch])
     program.results = [placer.result(t) for t in canonical.targets]
@@ -304,68 +262,3 @@ def _batches(
         if small:
             open_[levels[i]] = (batch, used + bytes_)
     return batches
-
-
-class _Placer:
-    """Gives every node that stands in memory a slot, and finds the slots' last uses."""
-
-    def __init__(self, program: Program, order: Sequence[Node]) -> None:
-        self.program = program
-        self.positions = {id(n): i for i, n in enumerate(order)}
-        self.slots: dict[int, int] = {}
-
-    def slot(self, node: Node) -> int:
-        """Return the slot of a node, a new one on first sight."""
-        number = self.slots.get(id(node))
-        if number is None:
-            number = self.slots[id(node)] = len(self.program.slots)
-            self.program.slots.append(self._new(node))
-        return number
-
-    def _new(self, node: Node) -> Slot:
-        position = self.positions.get(id(node), -1)
-        if node.op is ops.SCALAR and node.buffer is None:
-            return Slot("scalar", position, 0, node.dtype.name)
-        if node.buffer is not None or (node.op is ops.BUFFER and position >= 0):
-            return Slot("leaf", position, node.nbytes)
-        return Slot("temp", -1, node.nbytes)
-
-    def result(self, node: Node) -> int:
-        """Return the slot that holds a target, marked as living on."""
-        number = self.slot(node)
-        slot = self.program.slots[number]
-        if slot.role == "temp":
-            self.program.slots[number] = Slot("out", -1, slot.nbytes)
-        return number
-
-    def launch(self, lowered: Sequence[Lowered], bodies: Sequence[Body]) -> None:
-        """Add one launch of several bodies."""
-        names = dict.fromkeys(low.kernel.name.removeprefix("k_") for low in lowered)
-        name = "k_" + "_".join(names)[:60]
-        source = assemble(name, bodies)
-        slots = tuple(self.slot(lowered[b].nodes[a]) for b, a in source.args)
-        read = written = 0
-        for low in lowered:
-            for arg in low.kernel.args:
-                if arg.role == "in":
-                    read += arg.size * arg.dtype.itemsize
-                elif arg.role == "out":
-                    written += arg.size * arg.dtype.itemsize
-        kernels = tuple(low.kernel for low in lowered)
-        reasons = tuple(r for low in lowered for r in low.group.reasons)
-        self.program.launches.append(Launch(source, slots, read, written, kernels, reasons))
-
-    def lifetimes(self) -> None:
-        """Note after which launch each temporary is free."""
-        last: dict[int, int] = {}
-        for i, launch in enumerate(self.program.launches):
-            for number in launch.slots:
-                if self.program.slots[number].role == "temp":
-                    last[number] = i
-        for i, launch in enumerate(self.program.launches):
-            free = tuple(n for n, when in last.items() if when == i)
-            if free:
-                self.program.launches[i] = Launch(
-                    launch.source, launch.slots, launch.bytes_read, launch.bytes_written,
-                    launch.kernels, launch.reasons, free, launch.symbols,
-                )  # fmt: skip

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from simplegrad.compiler.ctext import width
-from simplegrad.compiler.symbolic import ceil_div, estimate, symbolic
+from simplegrad.compiler.ir.symbolic import ceil_div, estimate, symbolic
 from simplegrad.compiler.target import Target, Winner
+from simplegrad.dtypes import width
 
 Recipe = dict[str, int]
 """Parameters chosen freely, in the order in which they are written."""

@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.compiler.canonical import merge
-from simplegrad.compiler.canonical import simplify as canonical
+from simplegrad.compiler.passes.canonical import merge
+from simplegrad.compiler.passes.canonical import simplify as canonical
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.infer import size_of

@@ -6,7 +6,8 @@ import linecache
 from collections.abc import Sequence
 
 from simplegrad import settings
-from simplegrad.compiler.pipeline import Launch, compile_graph
+from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.program import Launch
 from simplegrad.graph.node import Node
 from simplegrad.runtime import devices
 from simplegrad.runtime.lookup import signature, target_of

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes
-from simplegrad.compiler.pipeline import Program
+from simplegrad.compiler.program import Program
 from simplegrad.graph.node import Node
 from simplegrad.runtime import profile
 from simplegrad.runtime.device import Device

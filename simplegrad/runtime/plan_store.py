@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from simplegrad import settings
-from simplegrad.compiler.assemble import Source
-from simplegrad.compiler.pipeline import Launch, Program, Slot
-from simplegrad.compiler.sources import source_files
+from simplegrad.compiler.program import Launch, Program, Slot
+from simplegrad.compiler.render.assemble import Source
 from simplegrad.compiler.target import Target
+from simplegrad.compiler.templates.sources import source_files
 from simplegrad.graph.node import Node
 from simplegrad.runtime import program_cache
 

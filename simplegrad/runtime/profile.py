@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from simplegrad.compiler.kernel import Kernel
-from simplegrad.compiler.pipeline import Launch
-from simplegrad.compiler.work import operations
+from simplegrad.compiler.ir.kernel import Kernel
+from simplegrad.compiler.ir.work import operations
+from simplegrad.compiler.program import Launch
 from simplegrad.errors import SimplegradError
 from simplegrad.runtime import ceilings, roofline
 from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling

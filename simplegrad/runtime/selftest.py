@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.compiler.pipeline import Program, compile_graph
+from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.program import Program
 from simplegrad.compiler.target import Target
 from simplegrad.dtypes import DType, float16, float32, int32
 from simplegrad.errors import BuildError

@@ -19,7 +19,8 @@ import numpy as np
 
 from simplegrad import dtypes, ops
 from simplegrad.compiler import tiles
-from simplegrad.compiler.pipeline import Program, compile_graph, fitted
+from simplegrad.compiler.pipeline import compile_graph, fitted
+from simplegrad.compiler.program import Program
 from simplegrad.compiler.target import Target, Winner
 from simplegrad.compiler.tiles import Shape, Tile
 from simplegrad.errors import DeviceError

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.compiler.canonical import canonicalise
-from simplegrad.compiler.fuse import Limits, fuse
-from simplegrad.compiler.groups import lower
-from simplegrad.compiler.index import Div, Index, Mod, Var
-from simplegrad.compiler.kernel import APPLY, ARG, CONST, GUARD, INDEX, LOAD, Kernel, Value
+from simplegrad.compiler.ir.index import Div, Index, Mod, Var
+from simplegrad.compiler.ir.kernel import APPLY, ARG, CONST, GUARD, INDEX, LOAD, Kernel, Value
+from simplegrad.compiler.passes.canonical import canonicalise
+from simplegrad.compiler.passes.fuse import Limits, fuse
+from simplegrad.compiler.passes.groups import lower
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, topological
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.compiler.index import Dyn, Guard, Index, Var, flatten
-from simplegrad.compiler.kernel import (
+from simplegrad.compiler.ir.index import Dyn, Guard, Index, Var, flatten
+from simplegrad.compiler.ir.kernel import (
     APPLY,
     ARG,
     CONST,

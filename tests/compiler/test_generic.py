@@ -12,8 +12,8 @@ import pytest
 import simplegrad as sg
 from simplegrad import Adam, Tensor, settings
 from simplegrad.compiler import generic
-from simplegrad.compiler.kernel import Kernel
-from simplegrad.compiler.symbolic import (
+from simplegrad.compiler.ir.kernel import Kernel
+from simplegrad.compiler.ir.symbolic import (
     Trace,
     ceil_div,
     common_divisor,
@@ -28,7 +28,7 @@ from simplegrad.compiler.symbolic import (
     symbol,
     symbolic,
 )
-from simplegrad.compiler.template import Holes
+from simplegrad.compiler.templates.template import Holes
 from simplegrad.errors import BuildError, VerifyError
 from simplegrad.runtime import lookup
 from simplegrad.runtime.program_cache import counters

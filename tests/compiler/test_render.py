@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from simplegrad import dtypes, ops
-from simplegrad.compiler import cpu, gpu
-from simplegrad.compiler.assemble import Source, assemble
-from simplegrad.compiler.ctext import constant
-from simplegrad.compiler.kernel import Kernel
+from simplegrad.compiler.ir.kernel import Kernel
 from simplegrad.compiler.pipeline import fitted
+from simplegrad.compiler.render import cpu, gpu
+from simplegrad.compiler.render.assemble import Source, assemble
+from simplegrad.compiler.render.ctext import constant
 from simplegrad.compiler.target import Target
 from simplegrad.runtime import discovery, probe
 

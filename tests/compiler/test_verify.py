@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from simplegrad import ops
-from simplegrad.compiler.index import Guard, Index, Var
-from simplegrad.compiler.kernel import LOAD, REDUCED, Kernel, Output, Reduction, Split, Value
-from simplegrad.compiler.verify import verify_kernel
+from simplegrad.compiler.ir.index import Guard, Index, Var
+from simplegrad.compiler.ir.kernel import LOAD, REDUCED, Kernel, Output, Reduction, Split, Value
+from simplegrad.compiler.ir.verify import verify_kernel
 from simplegrad.dtypes import bool_, float32, int64
 from simplegrad.errors import VerifyError
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from simplegrad import dtypes, ops
-from simplegrad.compiler.canonical import Canonical, canonicalise
-from simplegrad.compiler.fuse import Group, fuse
-from simplegrad.compiler.pipeline import Program, compile_graph, device_limits
+from simplegrad.compiler.passes.canonical import Canonical, canonicalise
+from simplegrad.compiler.passes.fuse import Group, fuse
+from simplegrad.compiler.passes.verify_graph import verify_canonical, verify_groups
+from simplegrad.compiler.pipeline import compile_graph, device_limits
+from simplegrad.compiler.program import Program, verify_program
 from simplegrad.compiler.target import Target
-from simplegrad.compiler.verify_graph import verify_canonical, verify_groups, verify_program
 from simplegrad.errors import VerifyError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf, make, topological

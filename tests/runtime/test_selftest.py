@@ -11,8 +11,8 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
-from simplegrad.compiler import template
 from simplegrad.compiler.pipeline import _known
+from simplegrad.compiler.templates import template
 from simplegrad.runtime import lookup, selftest
 from simplegrad.runtime import realize as execution
 

@@ -1,0 +1,1 @@
+"""From the kernel IR to OpenCL C, for the CPU and the GPU family."""

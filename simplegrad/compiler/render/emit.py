@@ -1,0 +1,500 @@
+"""Kernel values to C statements: the part that both device families share.
+
+An `Emitter` holds a stack of scopes (loops, conditions, and copies of an unrolled loop's body).
+A value becomes one typed temporary in the outermost scope that binds all it depends on, so that
+what does not change in a loop is computed before it. Each loop variable is bound to its C
+expression and a width: a variable bound with width W stands for W neighbouring numbers, and every
+value that depends on it is a vector. Text refers to argument number n as ``$n``; `assemble` puts
+in the names. Buffers are `restrict`: an output never shares memory with another argument.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from simplegrad import settings
+from simplegrad.compiler.ir.axes import all_indices, children, dependences, int_type
+from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
+from simplegrad.compiler.ir.kernel import (
+    APPLY,
+    ARG,
+    CONST,
+    GIVEN,
+    INDEX,
+    LOAD,
+    REDUCED,
+    Arg,
+    Kernel,
+    Output,
+    Value,
+)
+from simplegrad.compiler.ir.symbolic import greater, less, lesser
+from simplegrad.compiler.render.access import neighbours, read, unaligned, write
+from simplegrad.compiler.render.ctext import (
+    as_bool,
+    constant,
+    exponential,
+    lane_names,
+    operation,
+    splat,
+    vector,
+)
+from simplegrad.compiler.tiles import Tile
+from simplegrad.dtypes import DType, bfloat16, float16
+from simplegrad.ops import CAST, EXP
+
+# Names of a loop variable that would hide something else in the generated text.
+_RESERVED = frozenset(
+    re.findall(
+        r"\w+",
+        """
+    id item unit unit_end part point place turn active first scratch shared k take half_way
+    bool char short int long uchar ushort uint ulong half float double void size_t event_t
+    if else for while do return break const static inline struct union enum switch case default
+    global local constant private generic kernel restrict volatile pipe auto register
+""",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Body:
+    """One kernel's statements, ready to stand alone or beside others in one launch.
+
+    The text computes work-group number `id` of `groups`; a group has `group_size` work-items,
+    whose number is `item` (the CPU family has one). It may use ``scratch``, `local_bytes` of
+    local memory.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+    helpers: tuple[str, ...]
+    args: tuple[Arg, ...]
+    groups: int
+    group_size: int
+    local_bytes: int = 0
+    comment: str = ""
+    template: str = ""
+    """A whole program instead of lines: a filled template, which runs alone."""
+    index_type: str = "int"
+    """The type of index arithmetic."""
+    origin: str = ""
+    """Which template and variant that is; the self-test knows it by this name."""
+    tile: Tile | None = None
+    """What the template works in, and why."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A private array; the current element is number ``index`` plus the text `offset`."""
+
+    array: str
+    index: Index
+    offset: str
+    ctype: str
+
+
+@dataclass
+class _Scope:
+    opening: str
+    """The loop or condition, with a pragma on a line before it; empty for a copy of a loop's
+    body, which has no braces."""
+    bound: dict[Any, tuple[str, int]]
+    lines: list[str] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    """By id of a value: the C expression that stands for it."""
+
+
+class Emitter:
+    """Writes the statements of one kernel."""
+
+    def __init__(self, kernel: Kernel, family: str = "") -> None:
+        self.kernel, self.family = kernel, family
+        self.args = kernel.args
+        self.deps = dependences(kernel)
+        self.int_type = int_type(kernel)
+        self.helpers: dict[str, None] = {}
+        self.arrays: dict[Any, Kept] = {}
+        """What was computed before, by value id or reduction number."""
+        self.given: dict[int, str] = {}
+        """The texts of the numbers that a template brings."""
+        axes = (*kernel.outer, *kernel.reduce)
+        self._scopes = [_Scope("", dict.fromkeys(_all_variables(kernel) - set(axes), ("0", 1)))]
+        self._names: dict[Var, str] = {}
+        self._counter = 0
+        for var in axes:
+            self._name_variable(var)
+
+    def _name_variable(self, var: Var) -> None:
+        name = base = re.sub(r"\W", "_", var.name) or "i"
+        taken = set(self._names.values()) | _RESERVED
+        number = 0
+        while name in taken or not name[0].isalpha():
+            number, name = number + 1, f"i{number}{base}"
+        self._names[var] = name
+
+    # Scopes -------------------------------------------------------------------------------------
+
+    def name(self, var: Var) -> str:
+        """Return the C name of a loop variable."""
+        return self._names[var]
+
+    def fresh(self, base: str) -> str:
+        """Return a name not used before."""
+        self._counter += 1
+        return f"{base}_{self._counter}"
+
+    def line(self, text: str) -> None:
+        """Write one statement into the current scope."""
+        self._scopes[-1].lines.append(text)
+
+    def bind(self, key: Var | int, text: str, lanes: int = 1) -> None:
+        """Say what a variable, or the result of a reduction, is from here on."""
+        self._scopes[-1].bound[key] = (text, lanes)
+
+    def open(self, opening: str, bound: dict[Any, tuple[str, int]] | None = None) -> None:
+        """Begin a scope; with no opening, a copy of a loop's body."""
+        self._scopes.append(_Scope(opening, dict(bound or {})))
+
+    def close(self) -> None:
+        """End the current scope."""
+        scope = self._scopes.pop()
+        lines = self._scopes[-1].lines
+        if scope.opening:
+            lines.extend((scope.opening + " {").split("\n"))
+            lines.extend("  " + text for text in scope.lines)
+            lines.append("}")
+        else:
+            lines.extend(scope.lines)
+
+    def finish(self) -> tuple[str, ...]:
+        """Return the statements; every scope has been closed."""
+        assert len(self._scopes) == 1, "a scope was left open"
+        return tuple(self._scopes[0].lines)
+
+    def _depth(self, deps: frozenset[Any]) -> int:
+        """Return the number of the outermost scope that binds all of `deps`."""
+        for depth in range(len(self._scopes) - 1, 0, -1):
+            if not deps.isdisjoint(self._scopes[depth].bound):
+                return depth
+        return 0
+
+    def binding(self, key: Any) -> tuple[str, int]:
+        """Return the innermost expression and width of a variable or reduction."""
+        for scope in reversed(self._scopes):
+            if key in scope.bound:
+                return scope.bound[key]
+        raise AssertionError(f"render: {key} is not bound in {self.kernel.name}")
+
+    def lanes(self, deps: frozenset[Any]) -> int:
+        """Return the lanes of a value that depends on `deps`."""
+        return max((self.binding(d)[1] for d in deps if isinstance(d, Var)), default=1)
+
+    # Values -------------------------------------------------------------------------------------
+
+    def value(self, root: Value, lanes: int) -> str:
+        """Return an expression of `root` in `lanes` lanes, writing the statements it needs."""
+        stack = [(root, False)]
+        while stack:
+            value, ready = stack.pop()
+            if ready:
+                self._define(value)
+            elif self._known(value) is None:
+                stack.append((value, True))
+                if id(value) not in self.arrays:
+                    stack.extend((c, False) for c in reversed(children(value)))
+        return self._operand(root, lanes)
+
+    def _known(self, value: Value) -> str | None:
+        return self._scopes[self._depth(self.deps[id(value)])].names.get(id(value))
+
+    def _operand(self, value: Value, lanes: int) -> str:
+        text = self._known(value)
+        assert text is not None, value
+        own = self.lanes(self.deps[id(value)])
+        return text if own == lanes else splat(text, value.dtype.compute, lanes)
+
+    def _define(self, value: Value) -> None:
+        deps = self.deps[id(value)]
+        scope = self._scopes[self._depth(deps)]
+        if id(value) in scope.names:
+            return
+        key = value.arg if value.form == REDUCED else id(value)
+        lanes = self.lanes(deps)
+        if value.form == CONST:
+            text = constant(value.number, value.dtype)
+        elif value.form == ARG:
+            text = f"${value.arg}"
+        elif key in self.arrays:
+            text = self._temporary(
+                scope, "kept", value.dtype, lanes, self._kept(self.arrays[key], value.dtype, lanes)
+            )
+        elif value.form == GIVEN:
+            text = self.given[value.arg]
+        elif value.form == REDUCED:
+            text = self.binding(value.arg)[0]
+        elif value.form == LOAD:
+            text = self._load(scope, value, lanes)
+        elif value.form == APPLY:
+            text = self._apply(scope, value, lanes)
+        else:
+            text = self._number(scope, value, lanes)
+        scope.names[id(value)] = text
+
+    def _temporary(self, scope: _Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
+        name = self.fresh(base)
+        scope.lines.append(f"const {vector(dtype.compute, lanes)} {name} = {text};")
+        return name
+
+    def kept_place(self, kept: Kept) -> str:
+        """Return the current place in a private array."""
+        return f"{self.index(kept.index)}{kept.offset}"
+
+    def _kept(self, kept: Kept, dtype: DType, lanes: int) -> str:
+        place = self.kept_place(kept)
+        text = self.private(kept.array, place, kept.ctype, lanes)
+        if kept.ctype == dtype.compute:
+            return text
+        to = vector(dtype.compute, lanes)
+        return f"({to}){text}" if lanes == 1 else f"convert_{to}({text})"
+
+    def private(self, array: str, place: str, ctype: str, lanes: int) -> str:
+        """Return the place of one or more elements of a private array."""
+        if lanes == 1:
+            return f"{array}[{place or 0}]"
+        self.helpers[unaligned(ctype, lanes)] = None
+        pointer = f"{array} + {place}" if place else array
+        return neighbours("__private", ctype, lanes, pointer)
+
+    def _apply(self, scope: _Scope, value: Value, lanes: int) -> str:
+        op, sources = value.op, value.srcs
+        assert op is not None, value
+        # A condition common to all lanes stays a scalar: C's ?: takes it with vectors.
+        common = op.name == "where" and self.lanes(self.deps[id(sources[0])]) == 1
+        texts = [self._operand(s, 1 if common and i == 0 else lanes) for i, s in enumerate(sources)]
+        # Fast math would cancel the rounding that our own exp lives by.
+        own = self.family == "cpu" and not settings.current().fast_math
+        if op is EXP and own and value.dtype.compute == "float":
+            text, helpers = exponential(texts[0], lanes)
+        else:
+            text, helpers = operation(op, value.dtype, sources[0].dtype, texts, lanes, common)
+        self.helpers.update(dict.fromkeys(helpers))
+        return self._temporary(scope, op.name, value.dtype, lanes, text)
+
+    # Indices ------------------------------------------------------------------------------------
+
+    def index(self, index: Index, lane: str = "") -> str:
+        """Return the C expression of an index; of lane number `lane` of the vector variable."""
+        parts = []
+        for atom, c in index.terms:
+            text = self._atom(atom, lane)
+            if text == "0":
+                continue
+            parts.append(text if c == 1 else f"-{text}" if c == -1 else f"{text} * {c}")
+        if index.const or not parts:
+            parts.append(str(index.const))
+        return " + ".join(parts).replace("+ -", "- ")
+
+    def _atom(self, atom: Atom, lane: str) -> str:
+        if isinstance(atom, Var):
+            text, lanes = self.binding(atom)
+            return f"({text} + {lane})" if lanes > 1 and lane else text
+        if isinstance(atom, Dyn):
+            return self._dynamic(atom, lane)
+        inner, k = self.index(atom.index, lane), atom.k
+        # C rounds towards zero: a multiple of k makes the operand positive first.
+        shift = -(min(atom.index.low, 0) // k) * k
+        if isinstance(atom, Mod):
+            return f"(({inner} + {shift}) % {k})" if shift else f"(({inner}) % {k})"
+        return f"(({inner} + {shift}) / {k} - {shift // k})" if shift else f"(({inner}) / {k})"
+
+    def _dynamic(self, atom: Dyn, lane: str) -> str:
+        """Return a run-time index, clamped so that nothing outside the buffer is read."""
+        token: Value = atom.token
+        deps, dtype = self.deps[id(token)], token.dtype
+        lanes = self.lanes(deps)
+        text = self._operand(token, lanes)
+        scope = self._scopes[self._depth(deps)]
+        if lanes > 1 and lane:
+            array = self.fresh("indices")
+            scope.lines.append(f"{dtype.compute} {array}[{lanes}];")
+            whole = self.private(array, "", dtype.compute, lanes)
+            scope.lines.append(f"{whole} = {text};")
+            text = f"{array}[{lane}]"
+        low, high = greater(atom.low, int(dtype.low)), lesser(atom.high, int(dtype.high))
+        bounds = f"{constant(low, dtype)}, {constant(high, dtype)}"
+        return f"({self.int_type})clamp({text}, {bounds})"
+
+    def _affine(self, index: Index) -> int | None:
+        """Return the stride along the vector variable, None where lanes must go one by one."""
+        stride = 0
+        for atom, c in index.terms:
+            if isinstance(atom, Var):
+                stride += c if self.binding(atom)[1] > 1 else 0
+            elif isinstance(atom, Dyn):
+                if self.lanes(self.deps[id(atom.token)]) > 1:
+                    return None
+            elif any(self.binding(v)[1] > 1 for v in atom.index.variables()) or any(
+                self.lanes(self.deps[id(t)]) > 1 for t in atom.index.tokens()
+            ):
+                return None
+        return stride
+
+    def conditions(self, guards: Sequence[Guard], lane: str = "") -> list[str]:
+        """Return the C conditions of guards at one lane."""
+        found = []
+        for guard in guards:
+            text = self.index(guard.index, lane)
+            if not less(guard.low - 1, guard.index.low):
+                found.append(f"{text} >= {guard.low}")
+            if not less(guard.index.high, guard.high):
+                found.append(f"{text} < {guard.high}")
+        return found
+
+    # Loads, numbers and stores ------------------------------------------------------------------
+
+    def _load(self, scope: _Scope, value: Value, lanes: int) -> str:
+        assert value.index is not None, value
+        arg, name = self.args[value.arg], f"${value.arg}"
+        if arg.dtype is bfloat16 and lanes == 1:
+            self.helpers[_BFLOAT16_LOAD] = None
+        strides = [self._affine(i) for i in (value.index, *[g.index for g in value.guards])]
+        stride = strides[0]
+        base = "loaded"
+        if lanes == 1:
+            text = read(arg.dtype, name, self.index(value.index), 1)
+            tests = " && ".join(self.conditions(value.guards))
+            if tests:
+                text = f"{tests} ? {text} : {constant(value.number, value.dtype)}"
+            return self._temporary(scope, base, value.dtype, 1, text)
+        if None in strides or stride not in (1, -1):
+            return self._lane_load(scope, value, lanes)
+        low = value.index if stride == 1 else value.index + -(lanes - 1)
+        text = read(arg.dtype, name, self.index(low), lanes)
+        if arg.dtype is not float16:  # that one has its own loads
+            self.helpers[unaligned(arg.dtype.storage, lanes)] = None
+        if stride == -1:
+            text = f"({text}).s" + "".join(n[1] for n in reversed(lane_names(lanes)))
+        if not value.guards:
+            return self._temporary(scope, base, value.dtype, lanes, text)
+        return self._guarded_load(scope, value, lanes, text)
+
+    def _guarded_load(self, scope: _Scope, value: Value, lanes: int, inside: str) -> str:
+        """Load a vector where all lanes are inside the guards, else lane by lane."""
+        common = [g for g in value.guards if self._affine(g.index) == 0]
+        moving = [g for g in value.guards if self._affine(g.index) != 0]
+        tests = self.conditions(common)
+        # The index moves one way along the lanes, so the first and the last lane bound it.
+        ends = self.conditions(moving, "0") + self.conditions(moving, str(lanes - 1))
+        name, ctype = self.fresh("loaded"), vector(value.dtype.compute, lanes)
+        outside = splat(constant(value.number, value.dtype), value.dtype.compute, lanes)
+        scope.lines.append(f"{ctype} {name} = {outside};")
+        scope.lines.append(f"if ({' && '.join([*tests, *dict.fromkeys(ends)])}) {name} = {inside};")
+        if moving:
+            scope.lines.append(f"else if ({' && '.join(tests)}) {{" if tests else "else {")
+            inner = _Scope("", {})
+            array = self._lane_load(inner, value, lanes, moving)
+            scope.lines.extend("  " + text for text in inner.lines)
+            scope.lines.append(f"  {name} = {array};")
+            scope.lines.append("}")
+        return name
+
+    def _lane_load(
+        self, scope: _Scope, value: Value, lanes: int, guards: Sequence[Guard] | None = None
+    ) -> str:
+        assert value.index is not None, value
+        name = f"${value.arg}"
+        tests = " && ".join(self.conditions(value.guards if guards is None else guards, "k"))
+        text = read(self.args[value.arg].dtype, name, self.index(value.index, "k"), 1)
+        if self.args[value.arg].dtype is bfloat16:
+            self.helpers[_BFLOAT16_LOAD] = None
+        if tests:
+            text = f"{tests} ? {text} : {constant(value.number, value.dtype)}"
+        return self._by_lane(scope, "loaded", value.dtype, lanes, text)
+
+    def _by_lane(self, scope: _Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
+        """Collect `text`, an expression of lane number k, into a vector."""
+        array = self.fresh("lanes")
+        scope.lines.append(f"{dtype.compute} {array}[{lanes}];")
+        scope.lines.append(f"for (int k = 0; k < {lanes}; ++k) {array}[k] = {text};")
+        return self._temporary(
+            scope, base, dtype, lanes, self.private(array, "", dtype.compute, lanes)
+        )
+
+    def _number(self, scope: _Scope, value: Value, lanes: int) -> str:
+        """Define an INDEX or a GUARD."""
+        if value.form == INDEX:
+            assert value.index is not None, value
+            text = self.position(value.index, value.dtype.compute, lanes)
+            if text is None:
+                number = f"({value.dtype.compute})({self.index(value.index, 'k')})"
+                return self._by_lane(scope, "index", value.dtype, lanes, number)
+            return self._temporary(scope, "index", value.dtype, lanes, text)
+        affine = lanes == 1 or all(self._affine(g.index) is not None for g in value.guards)
+        tests = self.conditions(value.guards, "" if lanes == 1 else "k")
+        if lanes > 1 and affine:
+            tests = [self._vector_test(g, lanes) for g in value.guards]
+            text = as_bool(f"({' & '.join(tests)})", self.int_type, lanes)
+        elif lanes > 1:
+            return self._by_lane(scope, "inside", value.dtype, lanes, " && ".join(tests) or "1")
+        else:
+            text = f"({' && '.join(tests)})" if tests else "1"
+        return self._temporary(scope, "inside", value.dtype, lanes, text)
+
+    def position(self, index: Index, ctype: str, lanes: int) -> str | None:
+        """Return an index as numbers of a C type; None where it must go lane by lane."""
+        base = self.index(index)
+        if lanes == 1:
+            return f"({ctype})({base})"
+        stride = self._affine(index)
+        if stride is None:
+            return None
+        own = vector(self.int_type, lanes)
+        steps = ", ".join(str(k * stride) for k in range(lanes))
+        text = f"(({own})({base}) + ({own})({steps}))"
+        return text if ctype == self.int_type else f"convert_{vector(ctype, lanes)}({text})"
+
+    def _vector_test(self, guard: Guard, lanes: int) -> str:
+        text = self.position(guard.index, self.int_type, lanes)
+        own = vector(self.int_type, lanes)
+        return f"({text} >= ({own})({guard.low})) & ({text} < ({own})({guard.high}))"
+
+    def prefetch(self, arg: int, index: Index, writes: bool) -> None:
+        """Ask for an element that will be needed; nothing where a gather decides which."""
+        if not index.tokens():
+            self.line(f"__builtin_prefetch(${arg} + {self.index(index)}, {int(writes)});")
+
+    def store(self, output: Output, lanes: int) -> None:
+        """Write the value of an output to its place."""
+        arg, name, value = self.args[output.arg], f"${output.arg}", output.value
+        for token in output.index.tokens():
+            self.value(token, 1)
+        source = value
+        if value.op is CAST and arg.dtype in (float16, bfloat16) and id(value) not in self.arrays:
+            # The store rounds by itself.
+            inner = value.srcs[0]
+            if inner.dtype.compute == "float" and self._known(value) is None:
+                source = inner
+        text = self.value(source, lanes)
+        stride = self._affine(output.index)
+        if lanes == 1 or stride == 1:
+            lines, helpers = write(arg.dtype, name, self.index(output.index), text, lanes)
+            self.line(lines)
+        else:
+            array = self.fresh("lanes")
+            self.line(f"{arg.dtype.compute} {array}[{lanes}];")
+            self.line(f"{self.private(array, '', arg.dtype.compute, lanes)} = {text};")
+            place = self.index(output.index, "k")
+            lines, helpers = write(arg.dtype, name, place, f"{array}[k]", 1)
+            self.line(f"for (int k = 0; k < {lanes}; ++k) {lines}")
+        self.helpers.update(dict.fromkeys(helpers))
+
+
+_BFLOAT16_LOAD = "#define SG_BFLOAT16(x) as_float((uint)(x) << 16)"
+
+
+def _all_variables(kernel: Kernel) -> set[Var]:
+    return {v for index in all_indices(kernel) for v in index.variables()}

@@ -1,0 +1,1 @@
+"""Kernels whose loops stand in ``kernels/``: what fits each, and how its holes are filled."""
