@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
@@ -73,10 +74,10 @@ class Reductions(Views):
     def var(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the mean squared distance from the mean, over n - `correction`."""
         axes = normalize_axes("var", axis, self.ndim)
-        x = self._wide()
-        far = build.apply(ops.SUB, x, _mean(self._node, x, axes, True))
-        square = make(ops.MUL, (far, far))
-        mean = _mean(square, square, axes, keepdims, correction)
+        x, wide = self._node, self._wide()
+        x = build.cast(x, wide) if x.dtype.is_float else _near_zero(x, wide, axes)
+        far = build.apply(ops.SUB, x, _mean(x, wide, axes, True))
+        mean = _mean(make(ops.MUL, (far, far)), wide, axes, keepdims, correction)
         return lift(build.cast(mean, self._float()), self._node)
 
     def std(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
@@ -86,9 +87,9 @@ class Reductions(Views):
     def _float(self) -> DType:
         return self.dtype if self.dtype.is_float else dtypes.default_float()
 
-    def _wide(self) -> Node:
+    def _wide(self) -> DType:
         dtype = self._float()
-        return build.cast(self._node, dtypes.float32 if dtype.itemsize == 2 else dtype)
+        return dtypes.float32 if dtype.itemsize == 2 else dtype
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the int64 index of the first greatest element; NaN counts as the greatest."""
@@ -186,12 +187,60 @@ class Reductions(Views):
 
 
 def _mean(
-    x: Node, wide: Node, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0
+    x: Node, wide: DType, axes: tuple[int, ...], keepdims: bool, correction: int | float = 0
 ) -> Node:
-    """Return the mean of x in the dtype of `wide`, its float form; integers add up exactly."""
-    count = 1
-    for axis in axes:
-        count *= x.shape[axis]
-    addend = wide if x.dtype.is_float else build.cast(x, _summed(x.dtype, None))
-    total = build.cast(build.reduce(ops.SUM, addend, axes, keepdims), wide.dtype)
-    return build.apply(ops.DIV, total, build.number(max(count - correction, 0), total))
+    """Return the sum of x over its count less `correction`, in `wide`; integers add up exactly."""
+    if x.dtype.is_float:
+        total = build.reduce(ops.SUM, build.cast(x, wide), axes, keepdims)
+    elif x.dtype.itemsize < 8:
+        total = build.cast(build.reduce(ops.SUM, _int64(x), axes, keepdims), wide)
+    else:
+        high, low = (build.reduce(ops.SUM, half, axes, keepdims) for half in _halves(x))
+        carry, low = _halves(low)
+        total = _joined(build.apply(ops.ADD, high, carry), low, wide)
+    count = max(prod(x.shape[axis] for axis in axes) - correction, 0)
+    return build.apply(ops.DIV, total, build.number(count, total))
+
+
+def _near_zero(x: Node, wide: DType, axes: tuple[int, ...]) -> Node:
+    """Return the integers x less the integer next to their mean, which `wide` holds well."""
+    count = prod(x.shape[axis] for axis in axes)
+    if not count:
+        return build.cast(x, wide)
+    if x.dtype.itemsize < 8:
+        x = _int64(x)
+        total = build.reduce(ops.SUM, x, axes, True)
+        near = build.apply(ops.FLOOR_DIVIDE, total, build.number(count, total))
+        return build.cast(build.apply(ops.SUB, x, near), wide)
+    halves = _halves(x)
+    high, low = (build.reduce(ops.SUM, half, axes, True) for half in halves)
+    n = build.number(count, high)
+    rest = build.apply(ops.REMAINDER, high, n)
+    low = build.apply(ops.ADD, build.apply(ops.SHIFT_LEFT, rest, build.number(32, rest)), low)
+    near_halves = (build.apply(ops.FLOOR_DIVIDE, part, n) for part in (high, low))
+    far = [build.apply(ops.SUB, *pair) for pair in zip(halves, near_halves, strict=True)]
+    return _joined(far[0], far[1], wide)
+
+
+def _int64(x: Node) -> Node:
+    return build.cast(x, dtypes.int64)
+
+
+def _halves(x: Node) -> tuple[Node, Node]:
+    """Return int64 h and l with x = 2^32 h + l and l within ±2^31: their sums do not wrap."""
+
+    def shifted(op: Op, value: Node, places: int) -> Node:
+        return build.apply(op, value, build.number(places, value))
+
+    above = shifted(ops.SHIFT_RIGHT, x, 31)
+    odd = build.apply(ops.AND, above, build.number(1, above))
+    high = build.apply(ops.ADD, shifted(ops.SHIFT_RIGHT, x, 32), odd)
+    low = build.apply(ops.SUB, x, shifted(ops.SHIFT_LEFT, high, 32))
+    return _int64(high), _int64(low)
+
+
+def _joined(high: Node, low: Node, wide: DType) -> Node:
+    """Return 2^32 high + low in `wide`."""
+    high = build.cast(high, wide)
+    scaled = build.apply(ops.MUL, high, build.number(2.0**32, high))
+    return build.apply(ops.ADD, scaled, build.cast(low, wide))

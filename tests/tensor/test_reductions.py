@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -79,3 +80,34 @@ def test_axis_errors(name: str) -> None:
     if name not in ("argmax", "cumsum"):
         with pytest.raises(sg.ShapeError, match="twice"):
             getattr(Tensor(A), name)((0, -3))
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.array([2**62] * 4),
+        np.array([2**63 - 1, -(2**63)]),
+        np.array([-1, -1, -(2**31), 2**31, 5]),
+        np.array([2**64 - 1, 2**64 - 3], np.uint64),
+        np.array([2**31 - 1, 2**31 - 2], np.int32),
+        np.array([[200, 250], [255, 255]], np.uint8),
+        np.array([True, False, True]),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("device")
+def test_means_of_integers_are_exact(numbers: Any) -> None:
+    exact = [Fraction(int(x)) for x in numbers.ravel()]
+    mean = sum(exact) / len(exact)
+    var = sum((x - mean) ** 2 for x in exact) / len(exact)
+    x = sg.asarray(numbers)
+    np.testing.assert_allclose(x.mean().numpy(), float(mean), rtol=2e-7)
+    np.testing.assert_allclose(x.var().numpy(), float(var), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("device")
+def test_long_sums_round_like_pairwise_ones() -> None:
+    """A lane that added a millionth part of equal numbers one by one would be off by 1e-4."""
+    numbers = np.full(1 << 22, 0.1, np.float32)
+    total = sg.asarray(numbers).sum().numpy()
+    np.testing.assert_allclose(total, numbers.sum(dtype=np.float64), rtol=4e-6)

@@ -32,6 +32,9 @@ from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, leaf
 
 _MOST_PARTS = 256
+_PART = 1 << 13
+"""Elements of a part of a sum to one number, so short that rounding stays at that of pairwise
+sums: a lane adds some hundred numbers."""
 _NEIGHBOURS = 64
 """Columns that a work-item sums side by side without waiting for memory more than it must."""
 _COLUMN_WORK = 1 << 19
@@ -250,7 +253,8 @@ def _parts(kernel: Kernel, limits: Limits) -> int:
     if any(depends_on_reduced(r.value) for r in kernel.reductions):
         return 0
     longest = max(estimate(v.extent) for v in kernel.reduce)
-    parts = min(-(-outer * length // SMALL), -(-4 * limits.parallel // outer), _MOST_PARTS, longest)
+    busy = min(-(-outer * length // SMALL), -(-4 * limits.parallel // outer))
+    parts = min(max(min(busy, _MOST_PARTS), min(length // _PART, 1 << 13)), longest)
     return parts if parts > 1 else 0
 
 
