@@ -450,6 +450,7 @@ EINSUM = _row("einsum", OTHER, 2, kinds="uif")  # arg: (left, right, output), tu
 TAKE = _row("take", OTHER, 2)  # arg: axis; operands x and integer indices, clamped to the axis
 SCATTER_ADD = _row("scatter_add", OTHER, 2, kinds="uif")  # arg: extent; indices (n,), rows (n, …)
 CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis
+CONCAT = _row("concat", OTHER, -1)  # arg: axis; operands of one dtype, equal off the axis
 
 
 # What the compiler makes of others (`compiler.attention`): no user's graph holds these ------------

@@ -314,6 +314,18 @@ def _pad(node: Node, g: Node) -> tuple[Node | None, ...]:
     )
 
 
+@_rule(ops.CONCAT)
+def _concat(node: Node, g: Node) -> tuple[Node | None, ...]:
+    """Each operand's own stretch of the gradient."""
+    parts: list[Node | None] = []
+    start = 0
+    for src in node.srcs:
+        own = [(start if a == node.arg else 0, n, 1) for a, n in enumerate(src.shape)]
+        parts.append(build.slice_(g, own) if src.tracks else None)
+        start += src.shape[node.arg]
+    return tuple(parts)
+
+
 # Contraction, gather and scatter ------------------------------------------------------------------
 
 

@@ -314,6 +314,8 @@ class Writer:
             text = f'{self.prefix}take({texts[0]}, {texts[1]}, axis={node.arg}, mode="clip")'
         elif node.op is ops.CUMSUM:
             text = f"{self.prefix}cumsum({texts[0]}, axis={node.arg})"
+        elif node.op is ops.CONCAT:
+            text = f"{self.prefix}concatenate(({', '.join(texts)}), axis={node.arg})"
         elif node.op is ops.SCATTER_ADD:
             self.helpers.add("scatter_add")
             text = f"scatter_add({texts[0]}, {texts[1]}, {node.arg})"

@@ -214,6 +214,15 @@ def _cumsum(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     return shape, dtype
 
 
+def _concat(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
+    shape, dtype = ins[0]
+    for other, kind in ins:
+        same = other[:arg] == shape[:arg] and other[arg + 1 :] == shape[arg + 1 :]
+        if kind is not dtype or len(other) != len(shape) or not same:
+            raise VerifyError(f"concat: {kind} {other} does not go beside {dtype} {shape}")
+    return (*shape[:arg], sum(other[arg] for other, _ in ins), *shape[arg + 1 :]), dtype
+
+
 _RULES = {
     "cast": _cast,
     "where": _where,
@@ -228,4 +237,5 @@ _RULES = {
     "take": _take,
     "scatter_add": _scatter_add,
     "cumsum": _cumsum,
+    "concat": _concat,
 } | {op.name: _reduce for op in ops.of_kind(ops.REDUCE)}

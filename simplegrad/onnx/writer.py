@@ -352,6 +352,10 @@ def _scatter_add(w: Writer, node: Node) -> str:
     return name if wide is node.dtype else w.cast(name, node.dtype)
 
 
+def _concat(w: Writer, node: Node) -> str:
+    return w.op("Concat", *[w.full(s) for s in node.srcs], axis=node.arg)
+
+
 def _iota(w: Writer, node: Node) -> str:
     return w.constant(np.arange(node.arg), node.dtype)
 
@@ -370,6 +374,7 @@ RULES: dict[Op, Rule] = {
     ops.PAD: _pad,
     ops.AS_STRIDED: _as_strided,
     ops.CUMSUM: _cumsum,
+    ops.CONCAT: _concat,
     ops.EINSUM: _einsum,
     ops.TAKE: _take,
     ops.SCATTER_ADD: _scatter_add,

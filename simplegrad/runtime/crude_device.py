@@ -334,6 +334,16 @@ def _cumsum(d: Twelve, node: Node, s: list[Any]) -> Any:
     return d.contract(s[0], node.arg, len(node.shape), d.array(np.tri(n)))
 
 
+def _concat(d: Twelve, node: Node, s: list[Any]) -> Any:
+    places = np.eye(node.shape[node.arg])
+    total, start = d.zero, 0
+    for src, x in zip(node.srcs, s, strict=True):
+        end = start + src.shape[node.arg]
+        part = d.contract(x, node.arg, len(node.shape), d.array(places[:, start:end]))
+        total, start = d.add(total, part), end
+    return total
+
+
 def _argmax(d: Twelve, node: Node, x: Any) -> Any:
     """Return the index among several axes as well, which are made one."""
     source, axes = node.srcs[0].shape, node.arg
@@ -370,6 +380,7 @@ _RULES: dict[Op, Rule] = {
     ops.TAKE: _take,
     ops.SCATTER_ADD: _scatter_add,
     ops.CUMSUM: _cumsum,
+    ops.CONCAT: _concat,
     ops.EXP: lambda d, n, s: d.exp(s[0]),
     ops.EXP2: lambda d, n, s: d.exp(d.mul(s[0], math.log(2))),
     ops.EXPM1: lambda d, n, s: d.add(d.exp(s[0]), -1.0),

@@ -218,4 +218,5 @@ _RULES: dict[Op, Rule] = {
     ops.TAKE: _take,
     ops.SCATTER_ADD: _scatter_add,
     ops.CUMSUM: _cumsum,
+    ops.CONCAT: lambda node, srcs: np.concatenate(srcs, node.arg),
 } | dict.fromkeys(ops.of_kind(ops.REDUCE), _reduce)

@@ -7,11 +7,11 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from simplegrad import dtypes, ops
+from simplegrad import ops
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, size_of
-from simplegrad.graph.node import Node
+from simplegrad.graph.node import Node, make
 from simplegrad.tensor.core import (
     Core,
     Number,
@@ -62,40 +62,10 @@ def pair(name: str, value: Any, rank: int) -> Shape:
     return values
 
 
-_PARTS = 8
-"""Most parts joined by one expression."""
-
-
 def concat_nodes(nodes: Sequence[Node], axis: int) -> Node:
-    """Return nodes joined along an axis, by choosing between padded parts.
-
-    Values pass unchanged (-0.0 and NaN included), and the whole is one elementwise expression.
-    The choices form a balanced tree, so that its depth is the logarithm of the number of parts.
-    Many parts are joined a few at a time, so that no element is padded and copied often.
-    """
+    """Return nodes of one dtype joined along an axis; those without elements add nothing."""
     nodes = [n for n in nodes if n.shape[axis]] or list(nodes[:1])
-    if len(nodes) > _PARTS:
-        few = [nodes[i : i + _PARTS] for i in range(0, len(nodes), _PARTS)]
-        return concat_nodes([concat_nodes(part, axis) for part in few], axis)
-    total = sum(n.shape[axis] for n in nodes)
-    parts, ends, start = [], [], 0
-    for node in nodes:
-        widths = [(0, 0, 0)] * len(node.shape)
-        end = start + node.shape[axis]
-        widths[axis] = (start, total - end, 0)
-        parts.append(build.pad(node, widths))
-        ends.append(end)
-        start = end
-    position = build.iota(total, dtypes.int32 if total < 2**31 else dtypes.int64, nodes[0].device)
-    position = build.reshape(position, (total,) + (1,) * (len(nodes[0].shape) - axis - 1))
-    while len(parts) > 1:
-        joined = []
-        for i in range(0, len(parts) - 1, 2):
-            before = build.apply(ops.LESS, position, build.number(ends[i], position))
-            joined.append(build.apply(ops.WHERE, before, parts[i], parts[i + 1]))
-        parts = joined + parts[len(joined) * 2 :]
-        ends = ends[1::2] + ends[len(joined) * 2 :]
-    return parts[0]
+    return nodes[0] if len(nodes) == 1 else make(ops.CONCAT, tuple(nodes), axis)
 
 
 def concat(tensors: Sequence[Any], axis: int | None = 0) -> Tensor:

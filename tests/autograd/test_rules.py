@@ -118,6 +118,7 @@ ROWS = [
     Row(ops.PROD, lambda x: build.reduce(ops.PROD, x, (1,)), (ZEROS,)),
     Row(ops.PROD, lambda x: build.reduce(ops.PROD, x, (1,)), (LONG,)),
     Row(ops.CUMSUM, lambda x: make(ops.CUMSUM, (build.apply(ops.MUL, x, x),), 1), (C,)),
+    Row(ops.CONCAT, lambda x, y: make(ops.CONCAT, (build.apply(ops.MUL, x, x), y, x), 0), (X, Y)),
     Row(ops.RESHAPE, lambda x: build.reshape(build.apply(ops.EXP, x), (4, 6)), (C,)),
     Row(ops.PERMUTE, lambda x: build.permute(build.apply(ops.EXP, x), (2, 0, 1)), (C,)),
     Row(ops.EXPAND, lambda x: build.broadcast_to(build.apply(ops.EXP, x), (2, 2, 3)), (X,)),

@@ -171,7 +171,8 @@ OTHERS: dict[str, list[tuple[Callable[..., Any], list[np.ndarray]]]] = {
     "cumsum": [(lambda x: x.cumsum(1), [X]), (lambda x: x.cumsum(0), [X.astype(np.int8)])],
     "const": [(lambda x: x.relu(), [X]), (lambda x: sg.zeros((3,)), [X])],
     "scalar": [(lambda x: x * 2.5 + 1, [X]), (lambda x: sg.full((2, 2), 3.5), [X])],
-    "iota": [(lambda x: sg.arange(4) + x.cast(dtypes.int64), [X]), (lambda x: sg.concat([x, x * 2, x], 1), [X])],
+    "iota": [(lambda x: sg.arange(4) + x.cast(dtypes.int64), [X])],
+    "concat": [(lambda x: sg.concat([x, x * 2, x], 1), [X]), (lambda x: sg.stack([x > 0, x < 1]), [X])],
 }  # fmt: skip
 
 

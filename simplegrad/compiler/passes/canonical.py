@@ -1,12 +1,13 @@
 """First passes: composite operations become primitive ones, equal nodes become one.
 
 before  any graph of the operations table
-after   no EINSUM, CUMSUM or SCATTER_ADD; no two nodes of equal kind and equal operands, leaves
-        with data excepted (two parameters of equal value stay two)
+after   no EINSUM, CUMSUM, SCATTER_ADD or CONCAT; no two nodes of equal kind and equal operands,
+        leaves with data excepted (two parameters of equal value stay two)
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ from simplegrad.graph.rewrite import rewrite
 _SCAN_BLOCK = 64
 _FEW_TERMS = 4
 _MUCH = 16
+_JOINED = 8
+"""Most parts joined by one expression."""
 Factor = tuple[tuple[int, ...], Node]
 
 
@@ -72,6 +75,8 @@ def _expand(node: Node, pieces: list[Node]) -> Node:
         result = _cumsum(node.srcs[0], node.arg, pieces)
     elif node.op is ops.SCATTER_ADD:
         result = _scatter_add(node, pieces)
+    elif node.op is ops.CONCAT:
+        result = _concat(node.srcs, node.arg)
     else:
         return node
     for new in topological([result]):
@@ -197,6 +202,42 @@ def _scatter_add(node: Node, pieces: list[Node]) -> Node:
     masked = build.apply(ops.WHERE, build.broadcast_to(here, shape), sent, zero)
     pieces += [here, masked]
     return build.reduce(ops.SUM, masked, [1])
+
+
+def _concat(nodes: Sequence[Node], axis: int) -> Node:
+    """Return parts joined along an axis, by choosing between padded ones.
+
+    Values pass unchanged (-0.0 and NaN included), and the whole is one elementwise expression.
+    The choices form a balanced tree, so that its depth is the logarithm of the number of parts.
+    Many parts are joined a few at a time, so that no element is padded and copied often.
+    """
+    if len(nodes) > _JOINED:
+        few = [nodes[i : i + _JOINED] for i in range(0, len(nodes), _JOINED)]
+        return _concat([_concat(part, axis) for part in few], axis)
+    ends = list(itertools.accumulate(n.shape[axis] for n in nodes))
+    total = ends[-1]
+    shape = (*nodes[0].shape[:axis], total, *nodes[0].shape[axis + 1 :])
+    parts = [
+        _padded(node, axis, end - node.shape[axis], total - end)
+        for node, end in zip(nodes, ends, strict=True)
+    ]
+    while len(parts) > 1:
+        joined = []
+        for before, after, end in zip(parts[::2], parts[1::2], ends[::2], strict=False):
+            line = build.full(
+                True, (*(1,) * axis, end, *(1,) * (len(shape) - axis - 1)), dtypes.bool_
+            )
+            here = build.broadcast_to(_padded(line, axis, 0, total - end), shape)
+            joined.append(build.apply(ops.WHERE, here, before, after))
+        parts = joined + parts[len(joined) * 2 :]
+        ends = ends[1::2] + ends[len(joined) * 2 :]
+    return parts[0]
+
+
+def _padded(x: Node, axis: int, before: int, after: int) -> Node:
+    return build.pad(
+        x, [(before, after, 0) if a == axis else (0, 0, 0) for a in range(len(x.shape))]
+    )
 
 
 def simplify(node: Node) -> Node:

@@ -15,7 +15,7 @@ from simplegrad.errors import VerifyError
 from simplegrad.graph.infer import infer, size_of
 from simplegrad.graph.node import Node, topological
 
-_COMPOSITE = (ops.EINSUM, ops.CUMSUM, ops.SCATTER_ADD)
+_COMPOSITE = (ops.EINSUM, ops.CUMSUM, ops.SCATTER_ADD, ops.CONCAT)
 
 
 def verify_canonical(canonical: Canonical, wanted: Sequence[Node]) -> None:
