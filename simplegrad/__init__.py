@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from simplegrad import errors, ops, random, settings
+from simplegrad.arguments import shown as _shown
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -34,6 +35,7 @@ from simplegrad.dtypes import (
 )
 from simplegrad.dtypes import bool_ as bool
 from simplegrad.errors import (
+    ArgumentError,
     AutogradError,
     BuildError,
     DeviceError,
@@ -165,8 +167,8 @@ def explain(*tensors: Tensor) -> str:
 
 def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:
     """Switch fusion on or off inside a ``with`` block; off: one kernel per operation."""
-    if on not in (True, False):
-        raise SimplegradError(f"fusion: takes True or False, not {on!r}")
+    if not isinstance(on, int) or on not in (0, 1):
+        raise ArgumentError(f"fusion: takes True or False, not {_shown(on)}")
     return settings.override(fusion=on)
 
 
@@ -174,6 +176,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "ArgumentError",
     "AutogradError",
     "BuildError",
     "DType",

@@ -11,12 +11,12 @@ read. Float arrays track gradients unless `requires_grad` is False.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import integer, real
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ShapeError, SimplegradError
+from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node
 from simplegrad.tensor.core import as_tensor, become_leaf, find_device, lift, number_node, wrap
@@ -55,6 +55,7 @@ class Generator:
     ) -> Tensor:
         """Return floats evenly spread over ``low … high``, `high` left out but for rounding."""
         shape = extents_of("uniform", shape)
+        low, high = real("uniform: low", low), real("uniform: high", high)
         dtype = _float(dtype)
         node = self.bits.uniform(shape, dtype, find_device(device))
         return _leaf(build.cast(_scaled(node, high - low, low), dtype), requires_grad)
@@ -69,8 +70,7 @@ class Generator:
         requires_grad: bool | None = None,
     ) -> Tensor:
         """Return normally distributed floats (Box and Muller's transform)."""
-        if not std >= 0:
-            raise SimplegradError(f"normal: std={std} must not be negative")
+        mean, std = real("normal: mean", mean), real("normal: std", std, 0)
         shape = extents_of("normal", shape)
         dtype = _float(dtype)
         node = self.bits.normal(shape, dtype, find_device(device))
@@ -89,6 +89,7 @@ class Generator:
         Ranges of up to 2**32 numbers; each comes up equally often to within 2**-32 of the range.
         """
         low, high = (0, low) if high is None else (low, high)
+        low, high = integer("integers: low", low), integer("integers: high", high)
         if not 0 < high - low <= 2**32:
             raise ShapeError(f"integers: {low} … {high} does not hold 1 to 2**32 numbers")
         dtype = dtypes.default_int if dtype is None else dtypes.of(dtype)
@@ -104,14 +105,15 @@ class Generator:
 
     def bernoulli(self, p: float = 0.5, shape: Any = (), device: Any = None) -> Tensor:
         """Return bools that are true with probability `p`."""
-        shape = extents_of("bernoulli", shape)
+        shape, p = extents_of("bernoulli", shape), real("bernoulli: p", p, 0, 1)
         node = self.bits.uniform(shape, dtypes.float32, find_device(device))
         return _leaf(_number(ops.LESS, node, float(p)), None)
 
     def permutation(self, x: Any, device: Any = None) -> Tensor:
         """Return the numbers 0 … x-1, or the rows of an array, in random order."""
         if hasattr(x, "__index__") and not getattr(x, "shape", ()):
-            return _leaf(self.bits.permutation(operator.index(x), find_device(device)), None)
+            x = integer("permutation: x", x, 0)
+            return _leaf(self.bits.permutation(x, find_device(device)), None)
         x = as_tensor(x)
         if not x.shape:
             raise ShapeError("permutation: a zero-dimensional float has no rows")

@@ -79,13 +79,18 @@ def _parse(key: str, text: str, default: Any) -> Any:
     if isinstance(default, bool):
         truth = {"0": False, "1": True, "off": False, "on": True, "false": False, "true": True}
         if text.lower() not in truth:
-            raise SimplegradError(f"settings: {key}={text!r} is neither 0 nor 1")
+            raise SimplegradError(
+                f"settings: {key}={text!r} is neither 0 nor 1; set {key}=0 to switch it off, "
+                f"{key}=1 to switch it on"
+            )
         return truth[text.lower()]
     if isinstance(default, tuple):
         return tuple(part for part in text.split(",") if part)
     if isinstance(default, int):
         if not text.isdigit():
-            raise SimplegradError(f"settings: {key}={text!r} is not a number of bytes")
+            raise SimplegradError(
+                f"settings: {key}={text!r} is not a number of bytes, such as 1000000000"
+            )
         return int(text)
     return text
 

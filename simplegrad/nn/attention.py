@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes
-from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.arguments import integer, shown
+from simplegrad.errors import ArgumentError, DTypeError, ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout, Linear
 from simplegrad.nn.module import Array, Module
@@ -28,8 +29,12 @@ class MultiHeadAttention(Module):
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True) -> None:
-        if heads < 1 or width % heads:
-            raise ShapeError(f"MultiHeadAttention: width {width} does not divide into {heads}")
+        width = integer("MultiHeadAttention: width", width, 1)
+        heads = integer("MultiHeadAttention: heads", heads, 1)
+        if width % heads:
+            raise ShapeError(
+                f"MultiHeadAttention: width {width} does not divide into {heads} heads"
+            )
         self.heads = heads
         self.in_proj_weight = init.xavier_uniform((3 * width, width))
         self.in_proj_bias = init.zeros(3 * width) if bias else None
@@ -110,7 +115,13 @@ class TransformerEncoderLayer(Module):
         activation: Callable[[Any], Any] = Tensor.gelu, norm_first: bool = False,
         eps: float = 1e-5,
     ) -> None:  # fmt: skip
+        width = integer("TransformerEncoderLayer: width", width, 1)
         hidden = 4 * width if hidden is None else hidden
+        if not callable(activation):
+            raise ArgumentError(
+                "TransformerEncoderLayer: activation must be a function such as simplegrad.gelu, "
+                f"not {shown(activation)}"
+            )
         self.self_attn = MultiHeadAttention(width, heads)
         self.linear1, self.linear2 = Linear(width, hidden), Linear(hidden, width)
         self.norm1, self.norm2 = LayerNorm(width, eps), LayerNorm(width, eps)
@@ -141,6 +152,7 @@ class TransformerEncoder(Module):
     """
 
     def __init__(self, depth: int, width: int, heads: int, **options: Any) -> None:
+        depth = integer("TransformerEncoder: depth", depth, 1)
         self.layers = [TransformerEncoderLayer(width, heads, **options) for _ in range(depth)]
         norm_first = options.get("norm_first", False)
         self.norm = LayerNorm(width, options.get("eps", 1e-5)) if norm_first else None

@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from simplegrad.arguments import integer, real
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.module import Array, Module
+from simplegrad.tensor import generator as generators
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.modes import mode
 from simplegrad.tensor.tensor import Tensor
@@ -22,6 +24,8 @@ class Linear(Module):
     """``x @ weight.T + bias`` over the last axis: (…, inputs) to (…, outputs)."""
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        inputs = integer("Linear: inputs", inputs, 0)
+        outputs = integer("Linear: outputs", outputs, 0)
         bound = 1 / math.sqrt(inputs) if inputs else 0.0
         self.weight = init.uniform((outputs, inputs), bound)
         self.bias = init.uniform(outputs, bound) if bias else None
@@ -47,7 +51,17 @@ class _Conv(Module):
     ) -> None:  # fmt: skip
         name = type(self).__name__
         kernel = pair(f"{name}: kernel_size", kernel_size, self.rank)
-        if groups < 1 or inputs % groups or outputs % groups:
+        inputs, outputs = (
+            integer(f"{name}: inputs", inputs, 1),
+            integer(f"{name}: outputs", outputs),
+        )
+        groups = integer(f"{name}: groups", groups, 1)
+        if min(kernel) < 1:
+            raise ShapeError(f"{name}: kernel_size {kernel_size} must be 1 or more")
+        for setting, value in (("stride", stride), ("padding", padding), ("dilation", dilation)):
+            if value != "same":
+                pair(f"{name}: {setting}", value, self.rank)
+        if inputs % groups or outputs % groups:
             raise ShapeError(
                 f"{name}: {inputs} inputs and {outputs} outputs do not divide into {groups} groups"
             )
@@ -86,6 +100,7 @@ class Embedding(Module):
     """A row of `weight` (count, width) for each integer: (…) to (…, width)."""
 
     def __init__(self, count: int, width: int) -> None:
+        count, width = integer("Embedding: count", count, 1), integer("Embedding: width", width, 1)
         self.weight = init.normal((count, width))
 
     def __call__(self, indices: Array) -> Tensor:
@@ -103,8 +118,8 @@ class Dropout(Module):
     """In training, zeros with probability `p`, the rest times 1 / (1 - p); else nothing."""
 
     def __init__(self, p: float = 0.5, generator: Any = None) -> None:
-        if not 0 <= p <= 1:
-            raise ShapeError(f"Dropout: p={p} is not a probability")
+        p = real("Dropout: p", p, 0, 1)
+        generators.of(generator)
         self.p, self._generator = p, generator
 
     def __call__(self, x: Array) -> Tensor:

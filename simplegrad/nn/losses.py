@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simplegrad.arguments import real
 from simplegrad.errors import ShapeError
 from simplegrad.nn.module import Array
 from simplegrad.tensor.composites import reduced
@@ -17,8 +18,7 @@ def cross_entropy(
     `target` is integers (see `Tensor.cross_entropy` for those out of range) or probabilities.
     `smoothing` spreads that share of each target evenly over all classes (Szegedy et al., 2016).
     """
-    if not 0 <= smoothing <= 1:
-        raise ShapeError(f"cross_entropy: smoothing={smoothing} is not a share of 0 … 1")
+    smoothing = real("cross_entropy: smoothing", smoothing, 0, 1)
     logits = as_tensor(logits)
     loss = logits.cross_entropy(target, axis, reduction)
     if not smoothing:

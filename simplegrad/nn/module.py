@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from simplegrad.errors import ShapeError
+from simplegrad.arguments import shown
+from simplegrad.errors import ArgumentError, ShapeError
 from simplegrad.tensor.tensor import Tensor
 
 M = TypeVar("M", bound="Module")
@@ -114,6 +115,12 @@ class Sequential(Module):
     """
 
     def __init__(self, *layers: Callable[[Any], Any]) -> None:
+        for i, layer in enumerate(layers):
+            if not callable(layer):
+                raise ArgumentError(
+                    f"Sequential: layer {i} is {shown(layer)}; pass modules or functions, one "
+                    "after the other and not in a list"
+                )
         self.layers = list(layers)
 
     def __call__(self, x: Any) -> Any:

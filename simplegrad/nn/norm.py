@@ -6,6 +6,7 @@ import math
 import weakref
 from typing import Any
 
+from simplegrad.arguments import integer, real
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.module import Array, Module
@@ -23,7 +24,7 @@ class LayerNorm(Module):
     """Mean 0 and variance 1 over the last axes of `shape`, times `weight`, plus `bias`."""
 
     def __init__(self, shape: Any, eps: float = 1e-5) -> None:
-        self._shape, self.eps = extents_of("LayerNorm", shape), eps
+        self._shape, self.eps = extents_of("LayerNorm", shape), real("LayerNorm: eps", eps, 0)
         self.weight, self.bias = init.ones(self._shape), init.zeros(self._shape)
 
     def __call__(self, x: Array) -> Tensor:
@@ -47,7 +48,9 @@ class BatchNorm(Module):
     """
 
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
-        self.eps, self.momentum = eps, momentum
+        channels = integer("BatchNorm: channels", channels, 0)
+        self.eps = real("BatchNorm: eps", eps, 0)
+        self.momentum = real("BatchNorm: momentum", momentum, 0, 1)
         self.weight, self.bias = init.ones(channels), init.zeros(channels)
         self.running_mean = init.zeros(channels).detach()
         self.running_var = init.ones(channels).detach()

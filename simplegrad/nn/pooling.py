@@ -7,10 +7,18 @@ from typing import Any
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.tensor import Tensor
+from simplegrad.tensor.views import pair
 
 
 class _Pool(Module):
+    rank: int
+
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
+        name, rank = type(self).__name__, self.rank
+        settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
+        for setting, value in settings.items():
+            if value is not None and value != "same":
+                pair(f"{name}: {setting}", value, rank)
         self.kernel_size, self.padding = kernel_size, padding
         self.stride = kernel_size if stride is None else stride
 
@@ -23,14 +31,22 @@ class _Pool(Module):
 class MaxPool1d(_Pool):
     """The maximum of each window of (N, C, L)."""
 
+    rank = 1
+
 
 class MaxPool2d(_Pool):
     """The maximum of each window of (N, C, H, W)."""
+
+    rank = 2
 
 
 class AvgPool1d(_Pool):
     """The mean of each window of (N, C, L), padding counted as zeros."""
 
+    rank = 1
+
 
 class AvgPool2d(_Pool):
     """The mean of each window of (N, C, H, W), padding counted as zeros."""
+
+    rank = 2

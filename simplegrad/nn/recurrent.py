@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes
+from simplegrad.arguments import integer, several
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
@@ -37,10 +38,10 @@ class _Recurrent(Module):
         self, inputs: int, hidden: int, layers: int = 1, bidirectional: bool = False,
         dropout: float = 0.0,
     ) -> None:  # fmt: skip
-        if hidden < 1 or layers < 1:
-            raise ShapeError(
-                f"{type(self).__name__}: hidden {hidden} and layers {layers} must be 1+"
-            )
+        kind = type(self).__name__
+        inputs = integer(f"{kind}: inputs", inputs, 1)
+        hidden = integer(f"{kind}: hidden", hidden, 1)
+        layers = integer(f"{kind}: layers", layers, 1)
         self.inputs, self.hidden, self.depth = inputs, hidden, layers
         self.dropout = Dropout(dropout)
         self._ends = ("", "_reverse") if bidirectional else ("",)
@@ -90,7 +91,8 @@ class _Recurrent(Module):
         if state is None:
             zero = zeros(shape[1:], x.dtype, x.device, False)
             return [(zero,) * self.states] * count
-        given = [as_tensor(s) for s in (state if self.states > 1 else (state,))]
+        states = several(f"{type(self).__name__}: the state", state) if self.states > 1 else [state]
+        given = [as_tensor(s) for s in states]
         if len(given) != self.states or any(s.shape != shape for s in given):
             raise ShapeError(
                 f"{type(self).__name__}: the state is {self.states} of shape {shape}, got "

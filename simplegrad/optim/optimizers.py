@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.errors import AutogradError, ShapeError, SimplegradError
+from simplegrad.arguments import real, several
+from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
@@ -44,6 +45,19 @@ class Numbers:
         return node
 
 
+def parameters_of(name: str, params: Any) -> list[Any]:
+    """Return parameters as a list; `AutogradError` for none, or for what is no tensor."""
+    if hasattr(params, "_node"):
+        raise AutogradError(f"{name}: got a single tensor; pass a list of tensors, such as [w, b]")
+    result = several(f"{name}: params", params)
+    if not result:
+        raise AutogradError(f"{name}: the list of parameters is empty; there is nothing to train")
+    for i, p in enumerate(result):
+        if not hasattr(p, "_node"):
+            raise AutogradError(f"{name}: parameter {i} is a {type(p).__name__}, not a tensor")
+    return result
+
+
 class Optimizer:
     """Base: `params` are leaf tensors; `learning_rate` is a number or a schedule of the step."""
 
@@ -51,16 +65,12 @@ class Optimizer:
     """The state kept per parameter, each of the parameter's shape, zero at first."""
 
     def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
-        self.params = list(params)
+        self.params = parameters_of(type(self).__name__, params)
         if not callable(learning_rate):
             self._not_negative("learning_rate", learning_rate)
         self._not_negative("weight_decay", weight_decay)
         seen: set[int] = set()
         for i, p in enumerate(self.params):
-            if not hasattr(p, "_node"):
-                raise AutogradError(
-                    f"{type(self).__name__}: parameter {i} is a {type(p).__name__}, not a tensor"
-                )
             if not p._node.tracks or p._node.leaf is None:
                 raise AutogradError(
                     f"{type(self).__name__}: parameter {i} of shape {p.shape} is not a leaf tensor "
@@ -77,16 +87,13 @@ class Optimizer:
         self.state: dict[int, tuple[Node, ...]] = {}
 
     def _below_one(self, name: str, value: float) -> None:
-        if not 0 <= value < 1:  # NaN included
-            raise SimplegradError(
+        if not 0 <= real(f"{type(self).__name__}: {name}", value) < 1:
+            raise ArgumentError(
                 f"{type(self).__name__}: {name}={value} must be at least 0 and less than 1"
             )
 
     def _not_negative(self, name: str, value: float) -> None:
-        if not value >= 0:  # NaN included
-            raise SimplegradError(
-                f"{type(self).__name__}: {name}={value!r} must be a number of 0 or more"
-            )
+        real(f"{type(self).__name__}: {name}", value, 0)
 
     @property
     def rate(self) -> float:
@@ -295,7 +302,8 @@ def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) ->
 
 def clip_value(params: Iterable[Any], most: float) -> None:
     """Replace every gradient by itself clipped to -most … most, lazily."""
-    for p in params:
+    most = real("clip_value: most", most, 0)
+    for p in parameters_of("clip_value", params):
         if p.grad is not None:
             p.grad = p.grad.clip(-most, most)
 
@@ -305,7 +313,8 @@ def clip_norm(params: Iterable[Any], most: float) -> Any:
 
     Returns the norm before clipping, a zero-dimensional tensor.
     """
-    params = [p for p in params if p.grad is not None]
+    most = real("clip_norm: most", most, 0)
+    params = [p for p in parameters_of("clip_norm", params) if p.grad is not None]
     if not params:
         raise AutogradError("clip_norm: no parameter has a gradient; call backward() first")
     squares = [(p.grad * p.grad).sum() for p in params]

@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from simplegrad.arguments import integer, real, shown
+from simplegrad.errors import ArgumentError
+
 Schedule = Callable[[int], float]
 
 
 def constant(rate: float) -> Schedule:
     """Return a schedule that stays at `rate`."""
+    rate = real("constant: rate", rate, 0)
     return lambda step: rate
 
 
 def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     """Return a schedule multiplied by `factor` after every `every` steps."""
+    rate, factor = real("step_decay: rate", rate, 0), real("step_decay: factor", factor, 0)
+    every = integer("step_decay: every", every, 1)
     return lambda step: rate * factor ** (step // every)
 
 
 def exponential(rate: float, factor: float) -> Schedule:
     """Return a schedule multiplied by `factor` after each step."""
+    rate, factor = real("exponential: rate", rate, 0), real("exponential: factor", factor, 0)
     return lambda step: rate * factor**step
 
 
@@ -28,9 +35,17 @@ def cosine(rate: float, steps: int, last: float = 0.0) -> Schedule:
 
     Source: Loshchilov and Hutter, "SGDR", 2017.
     """
+    rate, last = real("cosine: rate", rate, 0), real("cosine: last", last, 0)
+    steps = integer("cosine: steps", steps, 1)
     return lambda step: last + (rate - last) * (1 + math.cos(math.pi * min(step / steps, 1.0))) / 2
 
 
 def warmup(schedule: Schedule, steps: int) -> Schedule:
     """Return `schedule` scaled linearly from 1/steps to 1 over the first `steps` steps."""
+    steps = integer("warmup: steps", steps, 1)
+    if not callable(schedule):
+        raise ArgumentError(
+            f"warmup: schedule must be a function of the step, such as constant(0.1), not "
+            f"{shown(schedule)}"
+        )
     return lambda step: schedule(step) * min((step + 1) / steps, 1.0)

@@ -14,7 +14,8 @@ on. Every operation of the graph is lowered to the twelve; one that cannot be is
 - Everything is kept as floats: float64 data and constants as float64, all others as float32, so
   integers are exact up to 2^24, do not wrap, and have no bitwise operations.
 - A selection is ``a^mask · b^(1 - mask)``: exact, since x^0 is 1 even for NaN. Slices that do not
-  start at 0, flips, pads, gathers and scatters are products with matrices of 0 and 1, so that an
+  start at 0, flips, pads and gathers are products with matrices of 0 and 1, in which inf and NaN
+  go as numbers of their own. Scatters and running sums are such products as they are, so that an
   inf or NaN spreads to its neighbours there.
 """
 
@@ -188,10 +189,28 @@ class Twelve:
 
     def contract(self, x: Any, axis: int, rank: int, matrix: Any, spec: str = "zy") -> Any:
         """Return x with `axis` (y) multiplied by a matrix of the axes `spec`, z for y."""
-        letters = list(string.ascii_lowercase[:rank])
-        letters[axis] = "y"
-        out = [*letters[:axis], "z", *letters[axis + 1 :]]
-        return self.call("einsum", f"{spec},{''.join(letters)}->{''.join(out)}", matrix, x)
+        return self.call("einsum", _along(axis, rank, spec), matrix, x)
+
+    def gather(self, x: Any, axis: int, rank: int, matrix: Any) -> Any:
+        """Return x with `axis` read where the rows of a matrix of 0 and 1 have their one 1."""
+        return self.chosen(_along(axis, rank, "zy"), matrix, x)
+
+    def chosen(self, subscripts: str, matrix: Any, x: Any) -> Any:
+        """Return the sum of products with a matrix that chooses at most one element of x each.
+
+        An inf or NaN times the 0 of its neighbours would make those NaN: what is not finite goes
+        as a number of its own, and is put in afterwards.
+        """
+        kinds = [math.inf, -math.inf, math.nan]
+        masks = [self.equal(x, self.array(v)) for v in kinds[:2]] + [self.nan(x)]
+        code = self.add(self.add(masks[0], self.mul(masks[1], 2.0)), self.mul(masks[2], 3.0))
+        finite = self.choose(self.equal(code, self.zero), x, self.zero)
+        result = self.call("einsum", subscripts, matrix, finite)
+        codes = self.call("einsum", subscripts, matrix, code)
+        for number, value in enumerate(kinds, 1):
+            there = self.equal(codes, self.array(number))
+            result = self.add(result, self.choose(there, self.array(value), self.zero))
+        return result
 
     def shifted(self, x: Any, size: int, offset: int) -> Any:
         """Return the flat elements of x from `offset` on.
@@ -207,7 +226,7 @@ class Twelve:
                 size -= count * step
                 window = self.call("as_strided", x, (size, count + 1), (1, step))
                 last = np.arange(count + 1) == count
-                x = self.call("einsum", "ab,b->a", window, self.array(last))
+                x = self.chosen("b,ab->a", self.array(last), window)
         return x
 
     def strided(self, x: Any, size: int, shape: Shape, strides: Shape, offset: int) -> Any:
@@ -221,8 +240,16 @@ class Twelve:
         x = self.call("as_strided", x, shape, tuple(abs(s) for s in strides))
         for axis, (n, s) in enumerate(pairs):
             if s < 0 and n > 1:
-                x = self.contract(x, axis, len(shape), self.array(np.eye(n)[::-1]))
+                x = self.gather(x, axis, len(shape), self.array(np.eye(n)[::-1]))
         return x
+
+
+def _along(axis: int, rank: int, spec: str) -> str:
+    """Return the subscripts of a matrix with axes `spec` times `axis` (y) of an array, giving z."""
+    letters = list(string.ascii_lowercase[:rank])
+    letters[axis] = "y"
+    out = [*letters[:axis], "z", *letters[axis + 1 :]]
+    return f"{spec},{''.join(letters)}->{''.join(out)}"
 
 
 Rule = Callable[[Twelve, Node, "list[Any]"], Any]
@@ -295,7 +322,7 @@ def _pad(d: Twelve, node: Node, s: list[Any]) -> Any:
             matrix = np.zeros((node.shape[axis], source[axis]))
             rows = before + (between + 1) * np.arange(source[axis])
             matrix[rows, np.arange(source[axis])] = 1
-            x = d.contract(x, axis, len(source), d.array(matrix))
+            x = d.gather(x, axis, len(source), d.array(matrix))
             inside *= matrix.any(1).reshape([-1 if a == axis else 1 for a in range(len(source))])
     return d.add(x, d.array(np.where(inside, 0, fill))) if fill else x
 
@@ -319,7 +346,7 @@ def _take(d: Twelve, node: Node, s: list[Any]) -> Any:
     axis, extent = node.arg, x.shape[node.arg]
     bounded = d.greatest(s[1], d.zero)
     bounded = d.neg(d.greatest(d.neg(bounded), d.array(1 - extent)))
-    found = d.contract(s[0], axis, len(x.shape), _one_hot(d, bounded, indices.size, extent))
+    found = d.gather(s[0], axis, len(x.shape), _one_hot(d, bounded, indices.size, extent))
     return d.reshape(found, node.shape)
 
 

@@ -11,9 +11,10 @@ from contextvars import ContextVar
 from typing import Any
 
 from simplegrad import settings
-from simplegrad.errors import DriverNotFound
+from simplegrad.arguments import shown
+from simplegrad.errors import DeviceError, DriverNotFound
 from simplegrad.runtime import select
-from simplegrad.runtime.crude_device import CrudeDevice
+from simplegrad.runtime.crude_device import OPERATIONS, CrudeDevice
 from simplegrad.runtime.cupy_device import CuPy
 from simplegrad.runtime.numpy_device import NumpyDevice
 
@@ -84,6 +85,13 @@ def resolve(selector: Any) -> Any:
         return by_name(selector)
     if hasattr(selector, "name") and hasattr(selector, "kind"):
         return selector
+    is_array = hasattr(selector, "shape")  # arrays have some of the twelve as methods
+    if is_array or not any(hasattr(selector, name) for name in OPERATIONS):
+        raise DeviceError(
+            f"device: {shown(selector)} is no device; give a selector such as 'numpy', 'opencl' or "
+            "'opencl:1' (simplegrad.devices() lists them), or a class with the twelve operations "
+            f"{', '.join(OPERATIONS)}"
+        )
     return crude(selector)
 
 

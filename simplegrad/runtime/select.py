@@ -145,7 +145,11 @@ def open_device(selector: str) -> OpenCLDevice:
     info = _match(selector, found)
     if info is None:
         names = ", ".join([*[d.selector for d in found], "numpy"])
-        raise DeviceError(f"device: there is no {selector!r} here; there are {names}")
+        raise DeviceError(
+            f"device: there is no {selector!r} here; there are {names}. The extras "
+            "'simplegrad[cpu]' and 'simplegrad[intel]' install drivers for CPUs; "
+            "python -m simplegrad doctor says what was looked for"
+        )
     with _lock:
         device = _open.get(info.selector)
         if device is None:

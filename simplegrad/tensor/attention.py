@@ -8,6 +8,7 @@ from typing import Any
 from simplegrad import dtypes, ops
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
+from simplegrad.graph.infer import broadcast_shapes
 from simplegrad.graph.node import make
 from simplegrad.tensor.contraction import einsum
 from simplegrad.tensor.core import Core, as_tensor, lift
@@ -53,6 +54,7 @@ def scaled_dot_product_attention(
             raise DTypeError(
                 f"{name}: mask is {mask.dtype}; bool (True: seen) or floats are needed"
             )
+        broadcast_shapes(f"{name}: scores and mask", scores.shape, mask.shape)
         if mask.dtype.kind == "b":
             scores = _where(mask, scores)
         else:

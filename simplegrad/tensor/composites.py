@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops, settings
+from simplegrad.arguments import integer, one_of, real
 from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make
 from simplegrad.tensor import generator as generators
 from simplegrad.tensor.contraction import Contraction
-from simplegrad.tensor.core import Core, as_tensor, lift, normalize_axes, normalize_axis, wrap
+from simplegrad.tensor.core import (
+    Core,
+    as_tensor,
+    lift,
+    named,
+    normalize_axes,
+    normalize_axis,
+    same_device,
+    wrap,
+)
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.views import pair
 
@@ -35,8 +45,7 @@ def _halves(x: Node) -> tuple[Node, Node]:
 
 def reduced(loss: Any, reduction: str) -> Tensor:
     """Return the mean, the sum, or all of a loss."""
-    if reduction not in ("mean", "sum", "none"):
-        raise ShapeError(f"loss: reduction {reduction!r} is none of 'mean', 'sum', 'none'")
+    one_of("loss: reduction", reduction, ("mean", "sum", "none"))
     return loss if reduction == "none" else getattr(loss, reduction)()  # type: ignore[no-any-return]
 
 
@@ -86,15 +95,14 @@ class Composites(Contraction):
 
     def gelu(self, approximate: str = "none") -> Tensor:
         """Return x times the normal distribution's mass below x; ``"tanh"`` approximates it."""
+        one_of("gelu: approximate", approximate, ("none", "tanh"))
         x = self._floating()
         if approximate == "tanh":
             cube = make(ops.MUL, (make(ops.MUL, (x, x)), x))
             inner = build.apply(ops.ADD, x, _number(ops.MUL, cube, 0.044715))
             bent = make(ops.TANH, (_number(ops.MUL, inner, math.sqrt(2 / math.pi)),))
-        elif approximate == "none":
-            bent = make(ops.ERF, (_number(ops.MUL, x, math.sqrt(0.5)),))
         else:
-            raise ShapeError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
+            bent = make(ops.ERF, (_number(ops.MUL, x, math.sqrt(0.5)),))
         half = _number(ops.MUL, x, 0.5)
         return lift(make(ops.MUL, (half, _number(ops.ADD, bent, 1))), self._node)
 
@@ -132,7 +140,7 @@ class Composites(Contraction):
         x = self._shifted(axis)
         return x.sub(x.exp().sum(axis, True).log())
 
-    log_softmax = logsoftmax
+    log_softmax = named(logsoftmax, "log_softmax", logsoftmax.__doc__)
 
     # Normalisation and dropout --------------------------------------------------------------------
 
@@ -144,7 +152,7 @@ class Composites(Contraction):
         for name, value in (("weight", weight), ("bias", bias)):
             if value is None:
                 continue
-            shape = value.shape if isinstance(value, Core) else np.shape(value)
+            shape = as_tensor(value, self._node.device).shape
             if not _fits(shape, self.shape):
                 raise ShapeError(
                     f"layer_norm: {name} of shape {shape} does not broadcast to {self.shape}; "
@@ -191,8 +199,7 @@ class Composites(Contraction):
 
         `generator` is a `simplegrad.random.Generator`; None: the default one.
         """
-        if not 0 <= p <= 1:
-            raise ShapeError(f"dropout: p={p} is not a probability")
+        real("dropout: p", p, 0, 1)
         if not training or p == 0:
             return wrap(self._node)
         source = generators.of(generator)
@@ -214,7 +221,8 @@ class Composites(Contraction):
             )
         n, channels = self.shape[:2]
         out, per = w.shape[:2]
-        if groups < 1 or channels != per * groups or out % groups:
+        groups = integer(f"{name}: groups", groups, 1)
+        if channels != per * groups or out % groups:
             raise ShapeError(
                 f"{name}: input {self.shape} of {channels} channels does not fit weights "
                 f"{w.shape} with {groups} groups"
@@ -238,7 +246,12 @@ class Composites(Contraction):
             reach = [d * (k - 1) for k, d in zip(kernel, pair(name, dilation, rank), strict=True)]
             sides = [(r // 2, r - r // 2) for r in reach]
         else:
-            sides = [(p, p) for p in pair(f"{name}: padding", padding, rank)]
+            one = pair(f"{name}: padding", padding, rank)
+            if min(one) < 0:
+                raise ShapeError(
+                    f"{name}: padding {padding} must not be negative; slice to make it smaller"
+                )
+            sides = [(p, p) for p in one]
         return self.pad([(0, 0), (0, 0), *sides], value)
 
     def conv1d(
@@ -271,6 +284,11 @@ class Composites(Contraction):
     def _pool(self, name: str, kernel: Any, rank: int, value: Any, setup: Any) -> Any:
         padding, stride, dilation = setup
         kernel = pair(f"{name}: kernel_size", kernel, rank)
+        if self.ndim != rank + 2:
+            raise ShapeError(
+                f"{name}: takes (N, C, {'L' if rank == 1 else 'H, W'}), got shape {self.shape}; "
+                "insert the missing axes with expand_dims"
+            )
         x = self._padded(name, padding, kernel, dilation, value)
         return x.window_view(kernel, stride, dilation)
 
@@ -310,6 +328,7 @@ class Composites(Contraction):
         axis = normalize_axis("cross_entropy", axis, self.ndim)
         given = target
         target = as_tensor(target, self._node.device)
+        same_device("cross_entropy", (self._node, target._node))
         logs = self.logsoftmax(axis)
         if target.dtype.is_float:
             if target.shape != self.shape:
@@ -343,7 +362,7 @@ class Composites(Contraction):
         """Return the squared differences from `target`, averaged unless told otherwise."""
         return reduced(self.sub(target).square(), reduction)
 
-    mse = mse_loss
+    mse = named(mse_loss, "mse", mse_loss.__doc__)
 
     def fork(self) -> Tensor:
         """Return a second tensor of the same value; the gradients of both add up.

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
-from simplegrad.errors import ShapeError
+from simplegrad.arguments import integer, several, shown
+from simplegrad.errors import ArgumentError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node, make
@@ -220,6 +221,10 @@ def _path(terms: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[int, ...]:
 
 def einsum(subscripts: str, *operands: Any) -> Tensor:
     """Return the sum of products that `subscripts` names; see `Tensor.einsum`."""
+    if not isinstance(subscripts, str):
+        raise ArgumentError(
+            f'einsum: subscripts must be a string such as "ij,jk->ik", not {shown(subscripts)}'
+        )
     if not operands:
         raise ShapeError(f"einsum: {subscripts!r} was given no operands")
     nodes = common("einsum", ops.WHERE.kinds, *operands)
@@ -279,9 +284,19 @@ class Contraction(Indexing):
         """
         a, b = common("tensordot", ops.SUM.kinds, self, other)
         if hasattr(axes, "__index__"):
-            if not 0 <= axes <= min(len(a.shape), len(b.shape)):
-                raise ShapeError(f"tensordot: {axes} axes of shapes {a.shape} and {b.shape}")
-            axes = range(len(a.shape) - axes, len(a.shape)), range(axes)
+            count = integer("tensordot: axes", axes, 0)
+            if count > min(len(a.shape), len(b.shape)):
+                raise ShapeError(
+                    f"tensordot: shapes {a.shape} and {b.shape} do not both have {count} axes; "
+                    "give a smaller number"
+                )
+            axes = range(len(a.shape) - count, len(a.shape)), range(count)
+        axes = several("tensordot: axes", axes)
+        if len(axes) != 2:
+            raise ShapeError(
+                f"tensordot: axes {axes} must be a number, or two: one axis or several of each "
+                "operand"
+            )
         left = normalize_axes("tensordot", axes[0], len(a.shape))
         right = normalize_axes("tensordot", axes[1], len(b.shape))
         if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
@@ -313,6 +328,7 @@ class Contraction(Indexing):
     def vecdot(self, other: Any, axis: int = -1) -> Tensor:
         """Return the sum of products along one axis of both; the other axes broadcast."""
         a, b = common("vecdot", ops.SUM.kinds, self, other)
+        axis = integer("vecdot: axis", axis)
         if axis >= 0 and len(a.shape) != len(b.shape):
             raise ShapeError(f"vecdot: axis {axis} must be negative for {a.shape} and {b.shape}")
         pair = []

@@ -9,6 +9,7 @@ one from a node.
 from __future__ import annotations
 
 import sys
+import types
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import shown
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
@@ -47,6 +49,19 @@ def wrap(node: Node) -> Tensor:
     tensor._grad = None
     node.holders += 1
     return tensor
+
+
+def named(function: Any, name: str, doc: str | None = None) -> Any:
+    """Return a function under another name, which tracebacks and errors then show."""
+    code = function.__code__.replace(co_name=name)
+    parts = function.__globals__, name, function.__defaults__, function.__closure__
+    result = types.FunctionType(code, *parts)
+    result.__kwdefaults__, result.__annotations__ = (
+        function.__kwdefaults__,
+        function.__annotations__,
+    )
+    result.__qualname__, result.__doc__ = name, doc
+    return result
 
 
 def lift(node: Node, *inputs: Node) -> Tensor:
@@ -144,7 +159,24 @@ def host_array(name: str, data: Any, dtype: DType | None, keep: bool) -> tuple[n
         default = dtype is dtypes.float64 or (array.size == 0 and not hasattr(data, "dtype"))
         if default and dtype.is_float and not keep:
             dtype = dtypes.default_float()
-    return array.astype(dtype.numpy, copy=False), dtype
+    elif array.dtype.kind in "cSUMm":
+        raise DTypeError(f"{name}: data of NumPy dtype {array.dtype} is not real numbers")
+    elif dtype.kind in "ui" and not hasattr(data, "dtype"):
+        _fits(name, array, dtype)
+    try:
+        return array.astype(dtype.numpy, copy=False), dtype
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DTypeError(f"{name}: this data does not become {dtype}: {error}") from None
+
+
+def _fits(name: str, array: np.ndarray, dtype: DType) -> None:
+    """Raise `DTypeError` where Python numbers do not fit an integer dtype; arrays wrap, as cast."""
+    fitting = array.dtype.kind == "O" or (dtype.low <= array.min() and array.max() <= dtype.high)
+    if array.size and not fitting:
+        raise DTypeError(
+            f"{name}: {array.min()} … {array.max()} do not fit {dtype} "
+            f"({dtype.low} … {dtype.high}); choose a wider dtype, or cast afterwards to wrap"
+        )
 
 
 def host_node(
@@ -251,14 +283,23 @@ def normalize_axis(name: str, axis: int, ndim: int) -> int:
     """Return a non-negative axis; `ShapeError` if there is no such axis."""
     try:
         index = axis.__index__()
-    except AttributeError:
-        raise ShapeError(f"{name}: axis {axis!r} is not an integer") from None
-    if not -ndim <= index < ndim:
-        valid = f"{-ndim} … {ndim - 1}" if ndim else "no axes"
+    except (AttributeError, TypeError):
         raise ShapeError(
-            f"{name}: axis {index} is out of range for an array of {ndim} dimensions ({valid})"
+            f"{name}: axis {shown(axis)} is not an integer; {_axes_of(ndim)}"
+        ) from None
+    if not -ndim <= index < ndim:
+        raise ShapeError(
+            f"{name}: axis {index} is out of range for an array of {ndim} dimensions; "
+            f"{_axes_of(ndim)}"
         )
     return index % ndim
+
+
+def _axes_of(ndim: int) -> str:
+    """Return which axes an array of so many dimensions has, as advice."""
+    if not ndim:
+        return "a zero-dimensional array has no axes: reshape it first"
+    return f"give one of {-ndim} … {ndim - 1}"
 
 
 def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
@@ -268,10 +309,14 @@ def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
     try:
         given = (axis,) if hasattr(axis, "__index__") else tuple(axis)
     except TypeError:
-        raise ShapeError(f"{name}: axis {axis!r} is neither an integer nor several") from None
+        raise ShapeError(
+            f"{name}: axis {shown(axis)} is neither an integer nor several; {_axes_of(ndim)}"
+        ) from None
     axes = tuple([normalize_axis(name, a, ndim) for a in given])
     if len(set(axes)) != len(axes):
-        raise ShapeError(f"{name}: axes {axis} name one axis twice in {ndim} dimensions")
+        raise ShapeError(
+            f"{name}: axes {axis} name one axis twice in {ndim} dimensions; leave one out"
+        )
     return axes
 
 

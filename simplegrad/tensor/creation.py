@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import integer, real
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ExchangeError, ShapeError
+from simplegrad.errors import ArgumentError, DTypeError, ExchangeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import broadcast_shapes
 from simplegrad.graph.node import Node
@@ -162,11 +163,20 @@ def eye(
 ) -> Tensor:
     """Return a matrix with ones on the `k`-th diagonal and zeros elsewhere."""
     shape = _shape("eye", (n_rows, n_rows if n_cols is None else n_cols))
+    k = integer("eye: k", k)
     device = find_device(device)
     rows, columns = _iota(shape[0], device), _iota(shape[1], device)
     rows = build.reshape(build.apply(ops.ADD, rows, build.number(k, rows)), (shape[0], 1))
     hit = build.apply(ops.EQUAL, rows, columns)
     return _leaf(build.cast(hit, _dtype(dtype)), requires_grad)
+
+
+def _bound(name: str, value: Any) -> Any:
+    """Return an end of a range as a number: Python's, NumPy's, or that of a tensor, read now."""
+    value = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
+    if real(f"{name}: a bound or step", value) in (math.inf, -math.inf):
+        raise ArgumentError(f"{name}: {value} is no end of a range; give finite numbers")
+    return value
 
 
 def arange(
@@ -184,8 +194,9 @@ def arange(
     Tensor([2, 5], dtype=int64)
     """
     start, stop = (0, start) if stop is None else (start, stop)
+    start, stop, step = (_bound("arange", v) for v in (start, stop, step))
     if step == 0:
-        raise ShapeError("arange: the step must not be 0")
+        raise ShapeError("arange: the step must not be 0; it is what two neighbours differ by")
     whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))
     extent = len(range(start, stop, step)) if whole else math.ceil((stop - start) / step)
     dtype = _dtype(dtype, dtypes.default_int if whole else None)
@@ -213,7 +224,8 @@ def linspace(
     """Return `num` evenly spaced floats from `start` to `stop`, which is hit exactly."""
     dtype = _dtype(dtype)
     device = find_device(device)
-    (extent,) = _shape("linspace", num)
+    start, stop = (_bound("linspace", v) for v in (start, stop))
+    extent = integer("linspace: num", num, 0)
     inner = dtypes.float64 if dtype.itemsize == 8 else dtypes.float32
     parts = max(extent - 1 if endpoint else extent, 1)
     index = _iota(extent, device)
@@ -262,7 +274,7 @@ def triu(x: Any, k: int = 0) -> Tensor:
 
 
 def _triangle(name: str, x: Any, k: int, op: ops.Op) -> Tensor:
-    x = as_tensor(x)
+    x, k = as_tensor(x), integer(f"{name}: k", k)
     if x.ndim < 2:
         raise ShapeError(f"{name}: shape {x.shape} has no last two axes")
     rows, columns = _iota(x.shape[-2], x.device), _iota(x.shape[-1], x.device)

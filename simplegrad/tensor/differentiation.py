@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
+from simplegrad.arguments import integer, several
 from simplegrad.autograd import backward as rules
 from simplegrad.errors import AutogradError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, topological
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.composites import Composites
-from simplegrad.tensor.core import _MAX_UNREAD, Core, common, detached, wrap
+from simplegrad.tensor.core import _MAX_UNREAD, Core, common, detached, host_node, same_device, wrap
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -38,10 +39,19 @@ class Differentiation(Composites):
     @grad.setter
     def grad(self, value: Any) -> None:
         if value is not None:
-            value = value if isinstance(value, Core) else self.final(value, self.dtype, False)
+            value = value if isinstance(value, Core) else self._gradient(value)
             if value.shape != self.shape:
-                raise ShapeError(f"grad: shape {value.shape} does not fit {self.shape}")
+                raise ShapeError(
+                    f"grad: a gradient of shape {value.shape} does not fit {self.shape}; "
+                    "it has the tensor's own shape"
+                )
+            same_device("grad", (self._node, value._node))
         self._grad, self._unread, self._roots = value, 0, ()
+
+    def _gradient(self, value: Any) -> Tensor:
+        """Return a host array or a number as a gradient of this tensor."""
+        dtype, device = self.dtype, self._node.device
+        return wrap(host_node("grad", value, device, dtype if dtype.is_float else None))
 
     def zero_grad(self) -> None:
         """Forget the gradient."""
@@ -128,10 +138,13 @@ def value_and_grad(
     tuple or dictionary of tensors, and its gradient has the same form. Gradients are lazy and can
     be differentiated again.
     """
-    several = not isinstance(argnums, int)
-    numbers = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
+    one = hasattr(argnums, "__index__")
+    numbers = [
+        integer("grad: argnums", n)
+        for n in ([argnums] if one else several("grad: argnums", argnums))
+    ]
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def _wrapped(*args: Any, **kwargs: Any) -> Any:
         arguments = list(args)
         leaves: list[Any] = []
         for number in numbers:
@@ -150,9 +163,9 @@ def value_and_grad(
             )
         found = iter(_gradients(value._node, [leaf._node for leaf in leaves]))
         gradients = tuple([_map(arguments[n], lambda _: wrap(next(found))) for n in numbers])
-        return result, gradients if several else gradients[0]
+        return result, gradients[0] if one else gradients
 
-    return wrapped
+    return _wrapped
 
 
 def grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -164,10 +177,10 @@ def grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[.
     """
     both = value_and_grad(fn, argnums)
 
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def _wrapped(*args: Any, **kwargs: Any) -> Any:
         return both(*args, **kwargs)[1]
 
-    return wrapped
+    return _wrapped
 
 
 def _map(value: Any, function: Callable[[Any], Any]) -> Any:

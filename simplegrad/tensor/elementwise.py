@@ -24,6 +24,7 @@ from simplegrad.tensor.core import (
     common,
     flush,
     lift,
+    named,
     number_node,
     release,
     same_device,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
 
 _OPERANDS = (Core, bool, int, float, np.ndarray, np.generic, list, tuple)
+_NAMES = {ops.SHIFT_LEFT: "bitwise_left_shift", ops.SHIFT_RIGHT: "bitwise_right_shift"}
+"""Methods that have another name than their operation."""
 _BOOL_OPS = {ops.ADD: ops.OR, ops.MUL: ops.AND}
 
 
@@ -79,12 +82,13 @@ def _unary(op: Op, doc: str) -> Callable[[Any], Tensor]:
                 x = build.cast(x, dtypes.default_float())
         return _finish(make(op, (x,)), differentiable and x.tracks)
 
-    method.__name__ = method.__qualname__ = op.name
-    method.__doc__ = doc + (" Integers give the default float dtype." if kinds == "f" else "")
-    return method
+    doc += " Integers give the default float dtype." if kinds == "f" else ""
+    return named(method, op.name, doc)  # type: ignore[no-any-return]
 
 
-def _fast(op: Op, reflected: bool, strict: bool) -> Callable[[Any, Any], Tensor]:
+def _fast(
+    op: Op, reflected: bool, strict: bool, doc: str | None = None
+) -> Callable[[Any, Any], Tensor]:
     kinds, differentiable = op.kinds, op.differentiable
 
     def method(self: Any, other: Any) -> Any:
@@ -107,14 +111,11 @@ def _fast(op: Op, reflected: bool, strict: bool) -> Callable[[Any, Any], Tensor]
             return NotImplemented
         return binary(op, other, self) if reflected else binary(op, self, other)
 
-    method.__name__ = method.__qualname__ = op.name
-    return method
+    return named(method, _NAMES.get(op, op.name), doc)  # type: ignore[no-any-return]
 
 
 def _method(op: Op, doc: str) -> Callable[[Any, Any], Tensor]:
-    method = _fast(op, reflected=False, strict=True)
-    method.__doc__ = doc + " The operands broadcast and promote."
-    return method
+    return _fast(op, False, True, doc + " The operands broadcast and promote.")
 
 
 def _operator(op: Op) -> Callable[[Any, Any], Tensor]:
@@ -126,14 +127,14 @@ def _reflected(op: Op) -> Callable[[Any, Any], Tensor]:
 
 
 def _logical(op: Op, doc: str) -> Callable[[Any, Any], Tensor]:
+    name = op.name.replace("bitwise", "logical")
+
     def method(self: Any, other: Any) -> Tensor:
-        x, y = common(op.name.replace("bitwise", "logical"), ops.WHERE.kinds, self, other)
+        x, y = common(name, ops.WHERE.kinds, self, other)
         x, y = build.cast(x, dtypes.bool_), build.cast(y, dtypes.bool_)
         return lift(build.apply(op, x, y))
 
-    method.__name__ = method.__qualname__ = op.name.replace("bitwise", "logical")
-    method.__doc__ = doc
-    return method
+    return named(method, name, doc)  # type: ignore[no-any-return]
 
 
 def _integer_power(x: Node, exponent: int) -> Node | None:
@@ -187,9 +188,12 @@ class Elementwise(Core):
     isfinite = _unary(ops.ISFINITE, "Return whether each element is neither NaN nor infinite.")
 
     add = _method(ops.ADD, "Return the sum; of bools, the logical or.")
-    sub = subtract = _method(ops.SUB, "Return the difference.")
-    mul = multiply = _method(ops.MUL, "Return the product; of bools, the logical and.")
-    div = divide = _method(ops.DIV, "Return the quotient as floats.")
+    sub = _method(ops.SUB, "Return the difference.")
+    subtract = named(sub, "subtract", sub.__doc__)
+    mul = _method(ops.MUL, "Return the product; of bools, the logical and.")
+    multiply = named(mul, "multiply", mul.__doc__)
+    div = _method(ops.DIV, "Return the quotient as floats.")
+    divide = named(div, "divide", div.__doc__)
     floor_divide = _method(ops.FLOOR_DIVIDE, "Return the quotient rounded down. No gradient.")
     remainder = _method(ops.REMAINDER, "Return the remainder, with the sign of the divisor.")
     maximum = _method(ops.MAXIMUM, "Return the greater element; NaN wins.")
@@ -291,7 +295,7 @@ class Elementwise(Core):
                 return lift(node, self._node)
         return binary(ops.POW, self, other)
 
-    power = pow
+    power = named(pow, "power", pow.__doc__)
 
     def __pow__(self, other: Any) -> Tensor:
         return self.pow(other) if isinstance(other, _OPERANDS) else NotImplemented

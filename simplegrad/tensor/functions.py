@@ -15,7 +15,7 @@ import numpy as np
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError
-from simplegrad.tensor.core import Core, as_tensor, operand, result_dtype
+from simplegrad.tensor.core import Core, as_tensor, named, operand, result_dtype
 from simplegrad.tensor.elementwise import binary
 from simplegrad.tensor.tensor import Tensor
 
@@ -57,15 +57,13 @@ _OP_OF = {
 }
 
 
-def _from_method(name: str) -> Callable[..., Any]:
+def _from_method(name: str, alias: str = "") -> Callable[..., Any]:
     method = getattr(Tensor, name)
 
     def function(x: Any, /, *args: Any, **kwargs: Any) -> Any:
         return method(as_tensor(x), *args, **kwargs)
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = method.__doc__
-    return function
+    return named(function, alias or name, method.__doc__)  # type: ignore[no-any-return]
 
 
 def _from_op(name: str) -> Callable[..., Any]:
@@ -75,14 +73,12 @@ def _from_op(name: str) -> Callable[..., Any]:
     def function(a: Any, b: Any, /) -> Any:
         return method(a, b) if isinstance(a, Core) else binary(op, a, b)
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = method.__doc__
-    return function
+    return named(function, name, method.__doc__)  # type: ignore[no-any-return]
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {n: _from_method(n) for n in _METHODS}
 FUNCTIONS |= {n: _from_op(n) for n in _BINARY}
-FUNCTIONS |= {n: FUNCTIONS[m] for n, m in _ALIASES.items()}
+FUNCTIONS |= {n: _from_method(m, n) for n, m in _ALIASES.items()}
 """Every function made from a method, by name; `simplegrad` shows them all."""
 
 
@@ -91,7 +87,7 @@ def pow(a: Any, b: Any, /) -> Tensor:
     return a.pow(b) if isinstance(a, Tensor) else binary(ops.POW, a, b)
 
 
-FUNCTIONS["pow"] = FUNCTIONS["power"] = pow
+FUNCTIONS |= {"pow": pow, "power": named(pow, "power", pow.__doc__)}
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import integer
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
@@ -33,7 +34,9 @@ class Bits:
 
     def seed(self, seed: int | None = None) -> None:
         """Start again from `seed`; None takes one from the system."""
-        if seed is None:
+        if seed is not None:
+            seed = integer("seed: the seed", seed)
+        else:
             seed = int.from_bytes(os.urandom(8), "little")
         low, high = seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF
         # The high word only moves the key, so that small seeds are themselves.

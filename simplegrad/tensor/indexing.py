@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops, settings
+from simplegrad.arguments import integer
 from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
@@ -47,7 +48,7 @@ def index_node(name: str, index: Any, extent: int, axis: int, device: Any) -> No
             wrapped = build.apply(ops.ADD, wide, build.number(extent, wide))
             return build.apply(ops.WHERE, below, wrapped, wide)
         return node
-    array = np.asarray(index)
+    array = _array(name, index)
     if array.size == 0 and array.dtype.kind == "f" and not isinstance(index, np.ndarray):
         array = array.astype(np.int64)
     if array.dtype.kind not in "ui":
@@ -55,6 +56,15 @@ def index_node(name: str, index: Any, extent: int, axis: int, device: Any) -> No
     _check(name, array, extent, axis)
     array = np.where(array < 0, array + extent, array).astype(np.int64)
     return host_node(name, array, device, dtypes.int64)
+
+
+def _array(name: str, index: Any) -> np.ndarray:
+    try:
+        return np.asarray(index)
+    except (TypeError, ValueError) as error:
+        raise ShapeError(
+            f"{name}: this {type(index).__name__} is no array of integers: {error}"
+        ) from None
 
 
 def _check(name: str, array: np.ndarray, extent: int, axis: int) -> None:
@@ -176,7 +186,7 @@ class Indexing(Reductions):
         """Where the indices of a mask begin, and its shape."""
         for item in index:
             if isinstance(item, list):
-                item = np.asarray(item) if item else np.zeros(0, np.int64)
+                item = _array("getitem", item) if item else np.zeros(0, np.int64)
             if _is_mask(item):
                 found, shape = _by_mask(item)
                 masks.append((len(items), shape))
@@ -287,6 +297,7 @@ class Indexing(Reductions):
         x = self._node
         if x.dtype.kind not in "ui":
             raise DTypeError(f"one_hot: takes integers, not {x.dtype}")
+        num_classes = integer("one_hot: num_classes", num_classes, 0)
         x = build.cast(x, dtypes.int64)
         classes = build.iota(num_classes, dtypes.int64, x.device)
         hit = build.apply(ops.EQUAL, build.reshape(x, (*x.shape, 1)), classes)
@@ -305,6 +316,7 @@ class Indexing(Reductions):
         x = self._node
         if x.dtype.kind not in "ui" or len(x.shape) != 1:
             raise DTypeError(f"bincount: takes a vector of integers, not {x.dtype} {x.shape}")
+        minlength = integer("bincount: minlength", minlength, 0)
         if length is None:
             least, most = (int(self.min()), int(self.max())) if self.size else (0, -1)
             if least < 0:
@@ -312,6 +324,7 @@ class Indexing(Reductions):
                     f"bincount: {least} is negative; shift the labels to start at 0"
                 )
             length = max(minlength, most + 1)
+        length = integer("bincount: length", length, 0)
         if weights is None:
             rows = build.full(1, x.shape, dtypes.int64, x.device)
             return lift(
@@ -321,6 +334,8 @@ class Indexing(Reductions):
 
     def nonzero(self) -> tuple[Tensor, ...]:
         """Return the indices of elements that are not 0, per axis; computed now and read back."""
+        if not self.ndim:
+            raise ShapeError("nonzero: a zero-dimensional array has no places; reshape it to (1,)")
         return tuple([as_tensor(i, self._node.device) for i in np.nonzero(self.numpy())])
 
 
@@ -345,6 +360,7 @@ def scatter_add(indices: Any, rows: Any, length: int) -> Tensor:
 
     `indices` has shape (n,), `rows` (n, …); gradients flow to `rows`.
     """
+    length = integer("scatter_add: length", length, 0)
     (row,) = common("scatter_add", ops.SCATTER_ADD.kinds, rows)
     index = index_node("scatter_add", indices, length, 0, row.device)
     if len(index.shape) != 1 or row.shape[:1] != index.shape:

@@ -6,6 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import integer, real
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
@@ -74,6 +75,7 @@ class Reductions(Views):
     def var(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
         """Return the mean squared distance from the mean, over n - `correction`."""
         axes = normalize_axes("var", axis, self.ndim)
+        correction = real("var: correction", correction)
         x, wide = self._node, self._wide()
         x = build.cast(x, wide) if x.dtype.is_float else _near_zero(x, wide, axes)
         far = build.apply(ops.SUB, x, _mean(x, wide, axes, True))
@@ -172,8 +174,7 @@ class Reductions(Views):
         `prepend` and `append` are joined to the array first.
         """
         axis = normalize_axis("diff", axis, self.ndim)
-        if n < 0:
-            raise ShapeError(f"diff: n={n} must not be negative")
+        n = integer("diff: n", n, 0)
         parts = [part for part in (prepend, self, append) if part is not None]
         result = self if len(parts) == 1 else concat(parts, axis)
         x = result._node

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
+from simplegrad.arguments import integer, several, shown
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, size_of
@@ -17,6 +18,7 @@ from simplegrad.tensor.core import (
     Number,
     common,
     lift,
+    named,
     normalize_axes,
     normalize_axis,
     number_node,
@@ -31,20 +33,22 @@ if TYPE_CHECKING:
 def shape_of(name: str, shape: Any) -> Shape:
     """Return a shape given as an integer or a sequence of integers, as a tuple."""
     try:
-        return (operator.index(shape),)
+        return (+operator.index(shape),)  # + turns a bool into an int
     except TypeError:
         pass
     try:
-        return tuple([operator.index(n) for n in shape])
+        return tuple([+operator.index(n) for n in shape])
     except TypeError:
-        raise ShapeError(f"{name}: {shape!r} is not a shape of integers") from None
+        raise ShapeError(
+            f"{name}: {shown(shape)} is no integer and no tuple of integers, such as (2, 3)"
+        ) from None
 
 
 def extents_of(name: str, shape: Any) -> Shape:
     """Return a shape as `shape_of` does; `ShapeError` if an extent is negative."""
     extents = shape_of(name, shape)
     if any(n < 0 for n in extents):
-        raise ShapeError(f"{name}: shape {extents} has a negative extent")
+        raise ShapeError(f"{name}: shape {extents} has a negative extent; extents are 0 or more")
     return extents
 
 
@@ -58,7 +62,7 @@ def pair(name: str, value: Any, rank: int) -> Shape:
     if len(values) == 1:
         values *= rank
     if len(values) != rank:
-        raise ShapeError(f"{name}: {value} has not one number for each of {rank} axes")
+        raise ShapeError(f"{name}: {value} is neither one number nor one for each of {rank} axes")
     return values
 
 
@@ -75,7 +79,7 @@ def concat(tensors: Sequence[Any], axis: int | None = 0) -> Tensor:
     >>> sg.concat([sg.arange(2), sg.arange(3)])
     Tensor([0, 1, 0, 1, 2], dtype=int64)
     """
-    tensors = list(tensors)
+    tensors = several("concat: the arrays", tensors)
     if not tensors:
         raise ShapeError("concat: needs at least one array")
     nodes = list(common("concat", ops.WHERE.kinds, *tensors))
@@ -97,7 +101,7 @@ def concat(tensors: Sequence[Any], axis: int | None = 0) -> Tensor:
 
 def stack(tensors: Sequence[Any], axis: int = 0) -> Tensor:
     """Return arrays of one shape joined along a new axis."""
-    tensors = list(tensors)
+    tensors = several("stack: the arrays", tensors)
     if not tensors:
         raise ShapeError("stack: needs at least one array")
     nodes = common("stack", ops.WHERE.kinds, *tensors)
@@ -152,7 +156,7 @@ class Views(Elementwise):
             raise ShapeError(f"permute: axes {axes} do not name all axes of shape {self.shape}")
         return self._view(build.permute(self._node, order))
 
-    permute_dims = permute
+    permute_dims = named(permute, "permute_dims", permute.__doc__)
 
     def transpose(self, *axes: Any) -> Tensor:
         """Return the axes in the order given, or reversed, as NumPy does."""
@@ -204,10 +208,10 @@ class Views(Elementwise):
 
     def expand_dims(self, axis: Any = 0) -> Tensor:
         """Return new axes of extent 1 at the places `axis` of the result."""
-        count = 1 if hasattr(axis, "__index__") else len(axis)
-        axes = normalize_axes("expand_dims", axis, self.ndim + count)
+        places = (axis,) if hasattr(axis, "__index__") else several("expand_dims: axis", axis)
+        axes = normalize_axes("expand_dims", places, self.ndim + len(places))
         rest = iter(self.shape)
-        new = [1 if a in axes else next(rest) for a in range(self.ndim + count)]
+        new = [1 if a in axes else next(rest) for a in range(self.ndim + len(places))]
         return self._view(build.reshape(self._node, tuple(new)))
 
     def squeeze(self, axis: Any = None) -> Tensor:
@@ -233,12 +237,15 @@ class Views(Elementwise):
         """
         if hasattr(widths, "__index__"):
             widths = (widths, widths)
-        widths = list(widths)
+        widths = several("pad: widths", widths)
         if widths and hasattr(widths[0], "__index__"):
             widths = [widths] * self.ndim
-        if len(widths) != self.ndim or any(len(w) != 2 for w in widths):
-            raise ShapeError(f"pad: widths {widths} are not a pair for each axis of {self.shape}")
-        triples = [(operator.index(b), operator.index(a), 0) for b, a in widths]
+        pairs = [shape_of("pad: widths", w) for w in widths]
+        if len(pairs) != self.ndim or any(len(w) != 2 for w in pairs):
+            raise ShapeError(
+                f"pad: widths {widths} are not a pair (before, after) for each axis of {self.shape}"
+            )
+        triples = [(b, a, 0) for b, a in pairs]
         return self._view(build.pad(self._node, triples, self._fill("pad", value)))
 
     def _fill(self, name: str, value: Any) -> bool | int | float:
@@ -263,7 +270,8 @@ class Views(Elementwise):
                 [2, 3]], dtype=int64)
         """
         shape, strides = shape_of("as_strided", shape), shape_of("as_strided", strides)
-        return self._view(build.as_strided(self._node, shape, strides, operator.index(offset)))
+        offset = integer("as_strided: offset", offset)
+        return self._view(build.as_strided(self._node, shape, strides, offset))
 
     def window_view(self, kernel_size: Any = (2, 2), stride: Any = 1, dilation: Any = 1) -> Tensor:
         """Return all windows of an (N, C, spatial …) array as (N, C, out …, kernel …).
@@ -306,12 +314,14 @@ class Views(Elementwise):
         axis = normalize_axis("split", axis, self.ndim)
         extent = self.shape[axis]
         if hasattr(sections, "__index__"):
+            sections = integer("split: sections", sections)
             if sections < 1 or extent % sections:
                 raise ShapeError(f"split: axis {axis} of {extent} does not divide into {sections}")
             size = extent // sections
             cuts = [size * i for i in range(1, sections)]
         else:
-            cuts = [min(max(c + extent if c < 0 else c, 0), extent) for c in sections]
+            places = shape_of("split: sections", sections)
+            cuts = [min(max(c + extent if c < 0 else c, 0), extent) for c in places]
         bounds = zip([0, *cuts], [*cuts, extent], strict=True)
         parts = []
         for start, end in bounds:
@@ -323,6 +333,8 @@ class Views(Elementwise):
     def tile(self, *repetitions: Any) -> Tensor:
         """Return the whole array repeated along each axis; missing leading axes are added."""
         reps = _flat("tile", repetitions)
+        if min(reps, default=0) < 0:
+            raise ShapeError(f"tile: repetitions {reps} must be 0 or more")
         rank = max(len(reps), self.ndim)
         reps = (1,) * (rank - len(reps)) + reps
         shape = (1,) * (rank - self.ndim) + self.shape
@@ -343,11 +355,13 @@ class Views(Elementwise):
             return self.flatten().repeat(repeats, 0)
         axis = normalize_axis("repeat", axis, self.ndim)
         if not hasattr(repeats, "__index__"):
-            counts = extents_of("repeat", repeats)
+            counts = shape_of("repeat: repeats", repeats)
+            if min(counts, default=0) < 0:
+                raise ShapeError(f"repeat: repeats {counts} must be 0 or more")
             if len(counts) != self.shape[axis]:
                 raise ShapeError(f"repeat: {len(counts)} counts for axis {axis} of {self.shape}")
             return self.take([i for i, r in enumerate(counts) for _ in range(r)], axis)  # type: ignore
-        (repeats,) = extents_of("repeat", repeats)
+        repeats = integer("repeat: repeats", repeats, 0)
         axis += 1
         shape = self.shape
         node = build.reshape(self._node, (*shape[:axis], 1, *shape[axis:]))

@@ -120,6 +120,11 @@ EXACT: dict[str, Callable[[Any, Any], Any]] = {
     "reshape": lambda x, y: x.reshape(2, 4).permute(1, 0),
     "expand": lambda x, y: x.reshape(8, 1).broadcast_to(8, 3),
     "step": lambda x, y: x[::3],
+    "slice": lambda x, y: x[5:],
+    "flip": lambda x, y: x.flip(),
+    "pad": lambda x, y: x.reshape(2, 4).pad(((1, 2), (0, 3)), -1.5),
+    "pad with infinity": lambda x, y: x.pad(2, INF).sum() + y.pad(1, -INF),
+    "take": lambda x, y: x.take([7, 0, 6, 3, 5]),
 }
 
 SMOOTH: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
