@@ -21,8 +21,8 @@ from simplegrad.graph import build
 from simplegrad.graph.node import Node
 from simplegrad.tensor.core import as_tensor, become_leaf, find_device, lift, number_node, wrap
 from simplegrad.tensor.generator import Bits, default
+from simplegrad.tensor.shapes import extents_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import extents_of
 
 
 def _float(dtype: Any) -> DType:

@@ -170,7 +170,6 @@ def test_a_parameter_without_gradient_stays() -> None:
     optimizer.step()
     assert idle._node is node
     assert used.item() == pytest.approx(0.9)
-    optim.SGD([]).step()
 
 
 @pytest.mark.usefixtures("_numpy")
@@ -276,12 +275,12 @@ def test_clipped_gradients_are_what_a_step_takes() -> None:
 
 @pytest.mark.parametrize("bad", [{"learning_rate": -0.1}, {"learning_rate": math.nan}])
 def test_negative_rates_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(sg.SimplegradError, match="learning_rate="):
+    with pytest.raises(sg.SimplegradError, match="learning_rate must be"):
         optim.SGD([Tensor([1.0])], **bad)
 
 
 def test_negative_decay_is_refused() -> None:
-    with pytest.raises(sg.SimplegradError, match="weight_decay=-1"):
+    with pytest.raises(sg.SimplegradError, match="weight_decay must be 0 or more, not -1"):
         optim.AdamW([Tensor([1.0])], weight_decay=-1.0)
 
 

@@ -94,7 +94,7 @@ def test_an_empty_argmax() -> None:
     ],
 )
 def test_bad_extents_and_axes(call: Callable[[], Any]) -> None:
-    with pytest.raises(ShapeError):
+    with pytest.raises((ShapeError, sg.ArgumentError)):
         call()
 
 

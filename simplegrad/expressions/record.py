@@ -18,8 +18,8 @@ from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf
 from simplegrad.runtime import devices
 from simplegrad.tensor.core import become_leaf, wrap
+from simplegrad.tensor.shapes import extents_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import extents_of
 
 RESERVED = ("np", "math", *HELPERS)
 """Names that the source gives a meaning."""

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from simplegrad import dtypes
 from simplegrad.arguments import integer, shown
 from simplegrad.errors import ArgumentError, DTypeError, ShapeError
@@ -88,7 +86,7 @@ def _mask(mask: Any, shape: tuple[int, int]) -> Any:
     """Return a mask with four axes, or None."""
     if mask is None:
         return None
-    mask = mask if isinstance(mask, Tensor) else Tensor(np.asarray(mask))
+    mask = as_tensor(mask)
     if mask.dtype is not dtypes.bool_:
         raise DTypeError(
             f"MultiHeadAttention: the mask is {mask.dtype}; it must be bool, True where a place "

@@ -14,8 +14,8 @@ import numpy as np
 
 from simplegrad.errors import ShapeError
 from simplegrad.tensor import generator as generators
+from simplegrad.tensor.shapes import extents_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import extents_of
 
 
 def _source(generator: Any) -> np.random.Generator:

@@ -16,8 +16,8 @@ from simplegrad.nn.module import Array, Module
 from simplegrad.tensor import generator as generators
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.modes import mode
+from simplegrad.tensor.shapes import pair
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import pair
 
 
 class Linear(Module):

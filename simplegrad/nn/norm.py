@@ -13,8 +13,8 @@ from simplegrad.nn.module import Array, Module
 from simplegrad.runtime.realize import realize
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.modes import no_grad
+from simplegrad.tensor.shapes import extents_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import extents_of
 
 _MAX_UNREAD = 8
 """Forward passes without an optimiser's step before running averages are computed unasked."""

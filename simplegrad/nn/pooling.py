@@ -6,8 +6,8 @@ from typing import Any
 
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
+from simplegrad.tensor.shapes import pair
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import pair
 
 
 class _Pool(Module):

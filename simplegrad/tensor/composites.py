@@ -14,18 +14,10 @@ from simplegrad.graph import build
 from simplegrad.graph.node import Node, make
 from simplegrad.tensor import generator as generators
 from simplegrad.tensor.contraction import Contraction
-from simplegrad.tensor.core import (
-    Core,
-    as_tensor,
-    lift,
-    named,
-    normalize_axes,
-    normalize_axis,
-    same_device,
-    wrap,
-)
+from simplegrad.tensor.core import Core, as_tensor, lift, same_device, wrap
 from simplegrad.tensor.modes import no_grad
-from simplegrad.tensor.views import pair
+from simplegrad.tensor.naming import named
+from simplegrad.tensor.shapes import normalize_axes, normalize_axis, pair
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor

@@ -20,8 +20,9 @@ from simplegrad.errors import ArgumentError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node, make
-from simplegrad.tensor.core import Core, common, lift, normalize_axes
+from simplegrad.tensor.core import Core, common, lift
 from simplegrad.tensor.indexing import Indexing
+from simplegrad.tensor.shapes import normalize_axes
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor

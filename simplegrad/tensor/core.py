@@ -9,7 +9,6 @@ one from a node.
 from __future__ import annotations
 
 import sys
-import types
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.arguments import shown
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
@@ -49,19 +47,6 @@ def wrap(node: Node) -> Tensor:
     tensor._grad = None
     node.holders += 1
     return tensor
-
-
-def named(function: Any, name: str, doc: str | None = None) -> Any:
-    """Return a function under another name, which tracebacks and errors then show."""
-    code = function.__code__.replace(co_name=name)
-    parts = function.__globals__, name, function.__defaults__, function.__closure__
-    result = types.FunctionType(code, *parts)
-    result.__kwdefaults__, result.__annotations__ = (
-        function.__kwdefaults__,
-        function.__annotations__,
-    )
-    result.__qualname__, result.__doc__ = name, doc
-    return result
 
 
 def lift(node: Node, *inputs: Node) -> Tensor:
@@ -277,47 +262,6 @@ def common(name: str, kinds: str, *values: Any) -> tuple[Node, ...]:
 def as_tensor(value: Any, device: Any = None) -> Tensor:
     """Return a tensor as it is, anything else as an untracked one."""
     return value if isinstance(value, Core) else Core.final(value, None, False, device)  # type: ignore
-
-
-def normalize_axis(name: str, axis: int, ndim: int) -> int:
-    """Return a non-negative axis; `ShapeError` if there is no such axis."""
-    try:
-        index = axis.__index__()
-    except (AttributeError, TypeError):
-        raise ShapeError(
-            f"{name}: axis {shown(axis)} is not an integer; {_axes_of(ndim)}"
-        ) from None
-    if not -ndim <= index < ndim:
-        raise ShapeError(
-            f"{name}: axis {index} is out of range for an array of {ndim} dimensions; "
-            f"{_axes_of(ndim)}"
-        )
-    return index % ndim
-
-
-def _axes_of(ndim: int) -> str:
-    """Return which axes an array of so many dimensions has, as advice."""
-    if not ndim:
-        return "a zero-dimensional array has no axes: reshape it first"
-    return f"give one of {-ndim} … {ndim - 1}"
-
-
-def normalize_axes(name: str, axis: Any, ndim: int) -> tuple[int, ...]:
-    """Return non-negative axes for None (all), an integer or a sequence."""
-    if axis is None:
-        return tuple(range(ndim))
-    try:
-        given = (axis,) if hasattr(axis, "__index__") else tuple(axis)
-    except TypeError:
-        raise ShapeError(
-            f"{name}: axis {shown(axis)} is neither an integer nor several; {_axes_of(ndim)}"
-        ) from None
-    axes = tuple([normalize_axis(name, a, ndim) for a in given])
-    if len(set(axes)) != len(axes):
-        raise ShapeError(
-            f"{name}: axes {axis} name one axis twice in {ndim} dimensions; leave one out"
-        )
-    return axes
 
 
 _UFUNCS = {op.numpy: op.name for op in ops.OPS.values() if isinstance(op.numpy, np.ufunc)}

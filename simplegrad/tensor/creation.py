@@ -25,8 +25,8 @@ from simplegrad.tensor.core import (
 )
 from simplegrad.tensor.elementwise import where
 from simplegrad.tensor.exchange import adopted
+from simplegrad.tensor.shapes import extents_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import extents_of
 
 
 def _dtype(dtype: Any, default: DType | None = None) -> DType:

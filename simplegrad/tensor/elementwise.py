@@ -24,13 +24,13 @@ from simplegrad.tensor.core import (
     common,
     flush,
     lift,
-    named,
     number_node,
     release,
     same_device,
     wrap,
 )
 from simplegrad.tensor.modes import mode
+from simplegrad.tensor.naming import named
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor

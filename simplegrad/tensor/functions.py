@@ -15,8 +15,9 @@ import numpy as np
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError
-from simplegrad.tensor.core import Core, as_tensor, named, operand, result_dtype
+from simplegrad.tensor.core import Core, as_tensor, operand, result_dtype
 from simplegrad.tensor.elementwise import binary
+from simplegrad.tensor.naming import named
 from simplegrad.tensor.tensor import Tensor
 
 _METHODS = """

@@ -15,16 +15,9 @@ from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError, Simplegra
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node
-from simplegrad.tensor.core import (
-    Core,
-    as_tensor,
-    common,
-    host_node,
-    lift,
-    normalize_axis,
-    same_device,
-)
+from simplegrad.tensor.core import Core, as_tensor, common, host_node, lift, same_device
 from simplegrad.tensor.reductions import Reductions
+from simplegrad.tensor.shapes import normalize_axis
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor

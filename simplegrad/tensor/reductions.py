@@ -13,8 +13,9 @@ from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node, make
 from simplegrad.ops import Op
-from simplegrad.tensor.core import lift, normalize_axes, normalize_axis
+from simplegrad.tensor.core import lift
 from simplegrad.tensor.modes import no_grad
+from simplegrad.tensor.shapes import normalize_axes, normalize_axis
 from simplegrad.tensor.views import Views, concat
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build, infer
 from simplegrad.graph.node import Node
 from simplegrad.runtime import devices
-from simplegrad.tensor.core import Core, as_tensor, common, lift, normalize_axis, wrap
+from simplegrad.tensor.core import Core, as_tensor, common, lift, wrap
 from simplegrad.tensor.elementwise import binary, where
+from simplegrad.tensor.shapes import normalize_axis, shape_of
 from simplegrad.tensor.tensor import Tensor
-from simplegrad.tensor.views import shape_of
 
 
 def broadcast_shapes(*shapes: Any) -> tuple[int, ...]:

@@ -3,67 +3,22 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
-from simplegrad.arguments import integer, several, shown
+from simplegrad.arguments import integer, several
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
-from simplegrad.graph.infer import Shape, size_of
+from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, make
-from simplegrad.tensor.core import (
-    Core,
-    Number,
-    common,
-    lift,
-    named,
-    normalize_axes,
-    normalize_axis,
-    number_node,
-    operand,
-)
+from simplegrad.tensor.core import Core, Number, common, lift, number_node, operand
 from simplegrad.tensor.elementwise import Elementwise
+from simplegrad.tensor.naming import named
+from simplegrad.tensor.shapes import flat, normalize_axes, normalize_axis, pair, shape_of
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
-
-
-def shape_of(name: str, shape: Any) -> Shape:
-    """Return a shape given as an integer or a sequence of integers, as a tuple."""
-    try:
-        return (+operator.index(shape),)  # + turns a bool into an int
-    except TypeError:
-        pass
-    try:
-        return tuple([+operator.index(n) for n in shape])
-    except TypeError:
-        raise ShapeError(
-            f"{name}: {shown(shape)} is no integer and no tuple of integers, such as (2, 3)"
-        ) from None
-
-
-def extents_of(name: str, shape: Any) -> Shape:
-    """Return a shape as `shape_of` does; `ShapeError` if an extent is negative."""
-    extents = shape_of(name, shape)
-    if any(n < 0 for n in extents):
-        raise ShapeError(f"{name}: shape {extents} has a negative extent; extents are 0 or more")
-    return extents
-
-
-def _flat(name: str, shape: tuple[Any, ...]) -> Shape:
-    return shape_of(name, shape[0] if len(shape) == 1 else shape)
-
-
-def pair(name: str, value: Any, rank: int) -> Shape:
-    """Return a setting per spatial axis from one integer or a sequence of `rank` integers."""
-    values = shape_of(name, value)
-    if len(values) == 1:
-        values *= rank
-    if len(values) != rank:
-        raise ShapeError(f"{name}: {value} is neither one number nor one for each of {rank} axes")
-    return values
 
 
 def concat_nodes(nodes: Sequence[Node], axis: int) -> Node:
@@ -130,7 +85,7 @@ class Views(Elementwise):
         >>> sg.arange(6).reshape(2, -1).shape
         (2, 3)
         """
-        new = _flat("reshape", shape)
+        new = flat("reshape", shape)
         if new.count(-1) == 1:
             known = -size_of(new)
             if known == 0 or self.size % known:
@@ -151,7 +106,7 @@ class Views(Elementwise):
 
     def permute(self, *axes: Any) -> Tensor:
         """Return the axes in another order: ``result.shape[i] == self.shape[axes[i]]``."""
-        order = normalize_axes("permute", _flat("permute", axes), self.ndim)
+        order = normalize_axes("permute", flat("permute", axes), self.ndim)
         if len(order) != self.ndim:
             raise ShapeError(f"permute: axes {axes} do not name all axes of shape {self.shape}")
         return self._view(build.permute(self._node, order))
@@ -200,7 +155,7 @@ class Views(Elementwise):
 
     def broadcast_to(self, *shape: Any) -> Tensor:
         """Return the elements repeated along new leading axes and axes of extent 1."""
-        new = _flat("broadcast_to", shape)
+        new = flat("broadcast_to", shape)
         lead = len(new) - self.ndim
         if lead < 0 or any(n not in (1, m) for n, m in zip(self.shape, new[lead:], strict=True)):
             raise ShapeError(f"broadcast_to: shape {self.shape} does not broadcast to {new}")
@@ -332,7 +287,7 @@ class Views(Elementwise):
 
     def tile(self, *repetitions: Any) -> Tensor:
         """Return the whole array repeated along each axis; missing leading axes are added."""
-        reps = _flat("tile", repetitions)
+        reps = flat("tile", repetitions)
         if min(reps, default=0) < 0:
             raise ShapeError(f"tile: repetitions {reps} must be 0 or more")
         rank = max(len(reps), self.ndim)
