@@ -24,6 +24,7 @@ from simplegrad.graph.node import Node, Spec, leaf, make, scalar, topological, u
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.modes import mode
+from simplegrad.tensor.naming import named
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -393,8 +394,15 @@ class Core:
         execution.realize([self._node])
         return self  # type: ignore[return-value]
 
-    def item(self) -> bool | int | float:
-        """Return the one element as a Python number."""
+    def item(self, *index: Any) -> bool | int | float:
+        """Return the one element as a Python number, or that at an index.
+
+        One integer counts in the flat array, several name a place per axis.
+        """
+        if index:
+            flat = len(index) == 1 and hasattr(index[0], "__index__")
+            chosen = self.flatten()[index] if flat else self[index[0] if len(index) == 1 else index]  # type: ignore[attr-defined, index]
+            return chosen.item()  # type: ignore[no-any-return]
         if self.size != 1:
             raise ShapeError(f"item: shape {self.shape} has {self.size} elements, not one")
         return self.numpy().item()  # type: ignore[no-any-return]
@@ -467,9 +475,18 @@ class Core:
 
     __hash__ = object.__hash__
 
+    def copy(self) -> Tensor:
+        """Return a tensor of the same values; nothing is copied, as no operation changes them.
+
+        Gradients flow through it; `detach` cuts them off.
+        """
+        return wrap(self._node)
+
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
         """Return the values on another device, a leaf there; `device` may be a selector."""
         return Core.final(self, None, self.requires_grad, device)
+
+    to = named(to_device, "to", to_device.__doc__)
 
 
 def _alias(node: Node, dtype: DType | None, device: Any) -> Node:

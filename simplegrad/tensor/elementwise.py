@@ -6,12 +6,14 @@ host arrays, broadcasting, mixed dtypes) is brought into that form first.
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import integer
 from simplegrad.errors import DTypeError, DTypeNotSupported
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, scalar, user_line
@@ -83,7 +85,7 @@ def _unary(op: Op, doc: str) -> Callable[[Any], Tensor]:
         return _finish(make(op, (x,)), differentiable and x.tracks)
 
     doc += " Integers give the default float dtype." if kinds == "f" else ""
-    return named(method, op.name, doc)  # type: ignore[no-any-return]
+    return named(method, op.name, doc)
 
 
 def _fast(
@@ -111,7 +113,7 @@ def _fast(
             return NotImplemented
         return binary(op, other, self) if reflected else binary(op, self, other)
 
-    return named(method, _NAMES.get(op, op.name), doc)  # type: ignore[no-any-return]
+    return named(method, _NAMES.get(op, op.name), doc)
 
 
 def _method(op: Op, doc: str) -> Callable[[Any, Any], Tensor]:
@@ -134,7 +136,7 @@ def _logical(op: Op, doc: str) -> Callable[[Any, Any], Tensor]:
         x, y = build.cast(x, dtypes.bool_), build.cast(y, dtypes.bool_)
         return lift(build.apply(op, x, y))
 
-    return named(method, name, doc)  # type: ignore[no-any-return]
+    return named(method, name, doc)
 
 
 def _integer_power(x: Node, exponent: int) -> Node | None:
@@ -147,6 +149,22 @@ def _integer_power(x: Node, exponent: int) -> Node | None:
         square = make(ops.MUL, (x, x))
         return square if exponent == 2 else make(ops.MUL, (square, x))
     return None
+
+
+def _to_multiple(x: Node, step: int) -> Node:
+    """Return integers rounded to the nearest multiple of `step`, half of it to the even one."""
+    wide = build.cast(x, dtypes.uint64 if x.dtype.kind == "u" else dtypes.int64)
+    if step > wide.dtype.high // 4:
+        return build.full(0, x.shape, wide.dtype, x.device)
+    by, two = build.number(step, wide), build.number(2, wide)
+    below = make(ops.FLOOR_DIVIDE, (wide, by))
+    twice = make(ops.MUL, (make(ops.SUB, (wide, make(ops.MUL, (below, by)))), two))
+    odd = make(ops.EQUAL, (make(ops.REMAINDER, (below, two)), build.number(1, wide)))
+    up = make(
+        ops.OR,
+        (make(ops.GREATER, (twice, by)), make(ops.AND, (make(ops.EQUAL, (twice, by)), odd))),
+    )
+    return make(ops.MUL, (make(ops.ADD, (below, build.cast(up, wide.dtype))), by))
 
 
 class Elementwise(Core):
@@ -181,7 +199,7 @@ class Elementwise(Core):
     erf = _unary(ops.ERF, "Return the error function.")
     floor = _unary(ops.FLOOR, "Round down. Integers stay; no gradient.")
     ceil = _unary(ops.CEIL, "Round up. Integers stay; no gradient.")
-    round = _unary(ops.ROUND, "Round to the nearest, ties to even. Integers stay; no gradient.")
+    rint = named(_unary(ops.ROUND, ""), "rint", "Round to the nearest, ties to even.")
     trunc = _unary(ops.TRUNC, "Round towards zero. Integers stay; no gradient.")
     isnan = _unary(ops.ISNAN, "Return whether each element is NaN.")
     isinf = _unary(ops.ISINF, "Return whether each element is infinite.")
@@ -230,7 +248,7 @@ class Elementwise(Core):
     __lt__, __le__ = _operator(ops.LESS), _operator(ops.LESS_EQUAL)
     __gt__, __ge__ = _operator(ops.GREATER), _operator(ops.GREATER_EQUAL)
     __hash__ = object.__hash__
-    __neg__, __abs__, __round__ = neg, abs, round
+    __neg__, __abs__ = neg, abs
 
     def _ufunc(self, name: str, inputs: tuple[Any, ...]) -> Tensor:
         op = ops.OPS.get(name)
@@ -238,6 +256,24 @@ class Elementwise(Core):
             return binary(op, *inputs)
         first = as_tensor(inputs[0], self._node.device)
         return getattr(first, name)(*inputs[1:])  # type: ignore[no-any-return]
+
+    def round(self, decimals: int = 0) -> Tensor:
+        """Round to a number of decimals, ties to even, as NumPy does: ``rint(x * 10**d) / 10**d``.
+
+        Negative `decimals` round to tens, hundreds, …; integers stay integers. No gradient.
+        """
+        decimals = integer("round: decimals", decimals)
+        x = self._node
+        if not decimals or (decimals > 0 and not x.dtype.is_float):
+            return self.rint()
+        if not x.dtype.is_float:
+            return lift(build.cast(_to_multiple(x, 10**-decimals), x.dtype))
+        scale = build.number(10.0 ** builtins.abs(decimals), x)
+        there, back = (ops.MUL, ops.DIV) if decimals > 0 else (ops.DIV, ops.MUL)
+        whole = make(ops.ROUND, (make(there, (x, scale)),))
+        return lift(make(back, (whole, scale)))
+
+    __round__ = round
 
     def __pos__(self) -> Tensor:
         return wrap(self._node)

@@ -24,7 +24,8 @@ _METHODS = """
 neg sign abs exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal square sin cos tan asin acos atan
 sinh cosh tanh asinh acosh atanh erf floor ceil round trunc isnan isinf isfinite signbit clip cast
 logical_not bitwise_invert lerp sum prod max min mean var std argmax argmin any all logsumexp
-cumsum cumulative_sum count_nonzero diff reshape flatten permute permute_dims transpose swapaxes
+cumsum cumulative_sum cumprod cumulative_prod trace copy rint count_nonzero diff reshape flatten
+permute permute_dims transpose swapaxes
 moveaxis matrix_transpose broadcast_to expand_dims squeeze flip pad as_strided window_view split
 tile repeat roll diagonal take take_along_axis gather one_hot bincount nonzero tensordot outer dot
 vecdot inner relu gelu sigmoid softplus silu leaky_relu elu softmax logsoftmax log_softmax
@@ -64,7 +65,7 @@ def _from_method(name: str, alias: str = "") -> Callable[..., Any]:
     def function(x: Any, /, *args: Any, **kwargs: Any) -> Any:
         return method(as_tensor(x), *args, **kwargs)
 
-    return named(function, alias or name, method.__doc__)  # type: ignore[no-any-return]
+    return named(function, alias or name, method.__doc__)
 
 
 def _from_op(name: str) -> Callable[..., Any]:
@@ -74,7 +75,7 @@ def _from_op(name: str) -> Callable[..., Any]:
     def function(a: Any, b: Any, /) -> Any:
         return method(a, b) if isinstance(a, Core) else binary(op, a, b)
 
-    return named(function, name, method.__doc__)  # type: ignore[no-any-return]
+    return named(function, name, method.__doc__)
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {n: _from_method(n) for n in _METHODS}

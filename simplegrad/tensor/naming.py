@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import types
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
-def named(function: Any, name: str, doc: str | None = None) -> Any:
+def named(function: F, name: str, doc: str | None = None) -> F:
     """Return a function under another name, which tracebacks and errors then show."""
-    code = function.__code__.replace(co_name=name)
-    parts = function.__globals__, name, function.__defaults__, function.__closure__
+    plain = cast(types.FunctionType, function)
+    code = plain.__code__.replace(co_name=name)
+    parts = plain.__globals__, name, plain.__defaults__, plain.__closure__
     result = types.FunctionType(code, *parts)
-    result.__kwdefaults__, result.__annotations__ = (
-        function.__kwdefaults__,
-        function.__annotations__,
-    )
+    result.__kwdefaults__, result.__annotations__ = plain.__kwdefaults__, plain.__annotations__
     result.__qualname__, result.__doc__ = name, doc
-    return result
+    return cast(F, result)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from simplegrad import dtypes, ops
 from simplegrad.arguments import integer, real
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.errors import ArgumentError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node, make
@@ -73,19 +73,39 @@ class Reductions(Views):
         mean = _mean(self._node, self._wide(), axes, keepdims)
         return lift(build.cast(mean, self._float()), self._node)
 
-    def var(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
-        """Return the mean squared distance from the mean, over n - `correction`."""
+    def var(
+        self,
+        axis: Any = None,
+        keepdims: bool = False,
+        correction: int | float = 0,
+        ddof: int | float | None = None,
+    ) -> Tensor:
+        """Return the mean squared distance from the mean, over n - `correction`.
+
+        `ddof` is NumPy's name of `correction`.
+        """
         axes = normalize_axes("var", axis, self.ndim)
-        correction = real("var: correction", correction)
+        if ddof is not None and correction:
+            raise ArgumentError(
+                f"var: correction={correction} and ddof={ddof} are two names of one number; "
+                "give one"
+            )
+        correction = real("var: correction", correction if ddof is None else ddof)
         x, wide = self._node, self._wide()
         x = build.cast(x, wide) if x.dtype.is_float else _near_zero(x, wide, axes)
         far = build.apply(ops.SUB, x, _mean(x, wide, axes, True))
         mean = _mean(make(ops.MUL, (far, far)), wide, axes, keepdims, correction)
         return lift(build.cast(mean, self._float()), self._node)
 
-    def std(self, axis: Any = None, keepdims: bool = False, correction: int | float = 0) -> Tensor:
+    def std(
+        self,
+        axis: Any = None,
+        keepdims: bool = False,
+        correction: int | float = 0,
+        ddof: int | float | None = None,
+    ) -> Tensor:
         """Return the square root of `var`."""
-        return self.var(axis, keepdims, correction).sqrt()
+        return self.var(axis, keepdims, correction, ddof).sqrt()
 
     def _float(self) -> DType:
         return self.dtype if self.dtype.is_float else dtypes.default_float()
@@ -169,7 +189,39 @@ class Reductions(Views):
             raise ShapeError(f"cumulative_sum: shape {self.shape} needs an axis")
         return self.cumsum(0 if axis is None else axis, dtype, include_initial)
 
-    def diff(self, axis: int = -1, n: int = 1, prepend: Any = None, append: Any = None) -> Tensor:
+    def cumprod(
+        self, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+    ) -> Tensor:
+        """Return running products along `axis`; None: of the flat array.
+
+        Integers multiply in 64 bits unless `dtype` says more; `include_initial` puts a 1 in front.
+        """
+        if axis is None:
+            return self.flatten().cumprod(0, dtype, include_initial)
+        axis = normalize_axis("cumprod", axis, self.ndim)
+        x = build.cast(self._node, _summed(self.dtype, dtype))
+        if x.dtype.kind == "b":
+            raise DTypeError("cumprod: bools do not multiply; leave dtype out for int64")
+        order = [*[a for a in range(self.ndim) if a != axis], axis]
+        rows = build.permute(x, order)
+        if include_initial:
+            rows = build.pad(rows, [(0, 0, 0)] * (self.ndim - 1) + [(1, 0, 0)], 1)
+        back = [order.index(a) for a in range(self.ndim)]
+        return lift(build.permute(_running_products(rows), back), self._node)
+
+    def cumulative_prod(
+        self, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
+    ) -> Tensor:
+        """Return running products; the array API's name of `cumprod`."""
+        if axis is None and self.ndim != 1:
+            raise ShapeError(f"cumulative_prod: shape {self.shape} needs an axis")
+        return self.cumprod(0 if axis is None else axis, dtype, include_initial)
+
+    def trace(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        """Return the sum along a diagonal of two axes; see `diagonal`."""
+        return self.diagonal(offset, axis1, axis2).sum(-1)
+
+    def diff(self, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None) -> Tensor:
         """Return the differences of neighbours along `axis`, taken `n` times.
 
         `prepend` and `append` are joined to the array first.
@@ -246,3 +298,30 @@ def _joined(high: Node, low: Node, wide: DType) -> Node:
     high = build.cast(high, wide)
     scaled = build.apply(ops.MUL, high, build.number(2.0**32, high))
     return build.apply(ops.ADD, scaled, build.cast(low, wide))
+
+
+_SCAN_BLOCK = 16
+
+
+def _running_products(rows: Node) -> Node:
+    """Return products of prefixes of the last axis: inside blocks, times those of the blocks."""
+    *lead, n = rows.shape
+    if n > _SCAN_BLOCK:
+        blocks = -(-n // _SCAN_BLOCK)
+        none = [(0, 0, 0)] * len(lead)
+        padded = build.pad(rows, [*none, (0, blocks * _SCAN_BLOCK - n, 0)], 1)
+        inner = _running_products(build.reshape(padded, (*lead, blocks, _SCAN_BLOCK)))
+        whole = [(0, m, 1) for m in (*lead, blocks)]
+        totals = build.slice_(inner, [*whole, (_SCAN_BLOCK - 1, 1, 1)])
+        before = _running_products(build.reshape(totals, (*lead, blocks)))
+        before = build.pad(before, [*none, (1, 0, 0)], 1)
+        before = build.slice_(before, whole)
+        both = build.apply(ops.MUL, inner, build.reshape(before, (*lead, blocks, 1)))
+        both = build.reshape(both, (*lead, blocks * _SCAN_BLOCK))
+        return build.slice_(both, [(0, m, 1) for m in rows.shape])
+    i, j = (build.iota(n, dtypes.int32, rows.device) for _ in range(2))
+    seen = build.apply(ops.GREATER_EQUAL, build.reshape(i, (n, 1)), build.reshape(j, (1, n)))
+    spread = build.broadcast_to(build.reshape(rows, (*lead, 1, n)), (*lead, n, n))
+    seen = build.broadcast_to(seen, spread.shape)
+    masked = build.apply(ops.WHERE, seen, spread, build.number(1, spread))
+    return build.reduce(ops.PROD, masked, [len(lead) + 1])

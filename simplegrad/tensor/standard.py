@@ -11,13 +11,13 @@ from typing import Any
 
 from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, ShapeError
+from simplegrad.errors import ShapeError
 from simplegrad.graph import build, infer
 from simplegrad.graph.node import Node
 from simplegrad.runtime import devices
 from simplegrad.tensor.core import Core, as_tensor, common, lift, wrap
 from simplegrad.tensor.elementwise import binary, where
-from simplegrad.tensor.shapes import normalize_axis, shape_of
+from simplegrad.tensor.shapes import shape_of
 from simplegrad.tensor.tensor import Tensor
 
 
@@ -118,57 +118,6 @@ def _before(key: Node, value: Node, equal: bool) -> Node:
         return build.apply(ops.OR, less, nan)
     number = build.apply(ops.EQUAL, key, key)
     return build.apply(ops.OR, less, build.apply(ops.AND, nan, number))
-
-
-_SCAN_BLOCK = 16
-
-
-def cumulative_prod(
-    x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False
-) -> Tensor:
-    """Return running products along `axis`; integers multiply in 64 bits unless `dtype` says more.
-
-    `include_initial` puts a 1 in front. A vector needs no `axis`.
-    """
-    x = as_tensor(x)
-    if axis is None and x.ndim != 1:
-        raise ShapeError(f"cumulative_prod: shape {x.shape} needs an axis")
-    axis = normalize_axis("cumulative_prod", 0 if axis is None else axis, x.ndim)
-    given = x.dtype
-    wide: DType = given if given.is_float else dtypes.uint64 if given.kind == "u" else dtypes.int64
-    moved = build.cast(x._node, wide if dtype is None else dtypes.of(dtype))
-    if moved.dtype.kind == "b":
-        raise DTypeError("cumulative_prod: bools do not multiply; leave dtype out for int64")
-    order = [*[a for a in range(x.ndim) if a != axis], axis]
-    rows = build.permute(moved, order)
-    if include_initial:
-        rows = build.pad(rows, [(0, 0, 0)] * (x.ndim - 1) + [(1, 0, 0)], 1)
-    back = [order.index(a) for a in range(x.ndim)]
-    return lift(build.permute(_running_products(rows), back), x._node)
-
-
-def _running_products(rows: Node) -> Node:
-    """Return products of prefixes of the last axis: inside blocks, times those of the blocks."""
-    *lead, n = rows.shape
-    if n > _SCAN_BLOCK:
-        blocks = -(-n // _SCAN_BLOCK)
-        none = [(0, 0, 0)] * len(lead)
-        padded = build.pad(rows, [*none, (0, blocks * _SCAN_BLOCK - n, 0)], 1)
-        inner = _running_products(build.reshape(padded, (*lead, blocks, _SCAN_BLOCK)))
-        whole = [(0, m, 1) for m in (*lead, blocks)]
-        totals = build.slice_(inner, [*whole, (_SCAN_BLOCK - 1, 1, 1)])
-        before = _running_products(build.reshape(totals, (*lead, blocks)))
-        before = build.pad(before, [*none, (1, 0, 0)], 1)
-        before = build.slice_(before, whole)
-        both = build.apply(ops.MUL, inner, build.reshape(before, (*lead, blocks, 1)))
-        both = build.reshape(both, (*lead, blocks * _SCAN_BLOCK))
-        return build.slice_(both, [(0, m, 1) for m in rows.shape])
-    i, j = (build.iota(n, dtypes.int32, rows.device) for _ in range(2))
-    seen = build.apply(ops.GREATER_EQUAL, build.reshape(i, (n, 1)), build.reshape(j, (1, n)))
-    spread = build.broadcast_to(build.reshape(rows, (*lead, 1, n)), (*lead, n, n))
-    seen = build.broadcast_to(seen, spread.shape)
-    masked = build.apply(ops.WHERE, seen, spread, build.number(1, spread))
-    return build.reduce(ops.PROD, masked, [len(lead) + 1])
 
 
 class NamespaceInfo:

@@ -102,7 +102,7 @@ class Views(Elementwise):
         """Return the elements as one axis."""
         return self.reshape(-1 if self.size else 0)
 
-    ravel = flatten
+    ravel = named(flatten, "ravel", flatten.__doc__)
 
     def permute(self, *axes: Any) -> Tensor:
         """Return the axes in another order: ``result.shape[i] == self.shape[axes[i]]``."""
@@ -340,15 +340,24 @@ class Views(Elementwise):
                 node = concat_nodes([build.slice_(node, tail), build.slice_(node, head)], a)
         return self._view(node)
 
-    def diagonal(self, offset: int = 0) -> Tensor:
-        """Return the diagonal of the last two axes as the last axis."""
+    def diagonal(self, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+        """Return a diagonal of two axes as the last axis; a positive `offset` is to its right.
+
+        >>> import simplegrad as sg
+        >>> sg.arange(6).reshape(2, 3).diagonal(1)
+        Tensor([1, 5], dtype=int64)
+        """
         if self.ndim < 2:
-            raise ShapeError(f"diagonal: shape {self.shape} has no last two axes")
-        *lead, rows, columns = self.shape
+            raise ShapeError(f"diagonal: shape {self.shape} has fewer than two axes; reshape it")
+        offset = integer("diagonal: offset", offset)
+        pair = [normalize_axis("diagonal", a, self.ndim) for a in (axis1, axis2)]
+        if pair[0] == pair[1]:
+            raise ShapeError(f"diagonal: axis1 and axis2 are both {axis1}; give two axes")
+        rows, columns = (self.shape[a] for a in pair)
         length = max(min(rows + min(offset, 0), columns - max(offset, 0)), 0)
-        start = max(offset, 0) - min(offset, 0) * columns
-        strides = [math.prod(self.shape[a + 1 :]) for a in range(len(lead))]
-        node = build.as_strided(
-            self._node, (*lead, length), (*strides, columns + 1), start if length else 0
-        )
-        return self._view(node)
+        steps = [math.prod(self.shape[a + 1 :]) for a in range(self.ndim)]
+        start = max(offset, 0) * steps[pair[1]] - min(offset, 0) * steps[pair[0]]
+        lead = [a for a in range(self.ndim) if a not in pair]
+        shape = (*[self.shape[a] for a in lead], length)
+        strides = (*[steps[a] for a in lead], steps[pair[0]] + steps[pair[1]])
+        return self._view(build.as_strided(self._node, shape, strides, start if length else 0))

@@ -44,7 +44,7 @@ BAD: list[Any] = [
 UNARY = """
 neg sign abs exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal square sin cos tan asin acos atan
 sinh cosh tanh asinh acosh atanh erf floor ceil round trunc isnan isinf isfinite signbit logical_not
-relu sigmoid softplus silu flatten ravel negative absolute positive log10 bitwise_invert bitwise_not
+relu sigmoid softplus silu flatten ravel rint negative absolute positive log10 bitwise_invert bitwise_not
 nonzero
 """.split()  # noqa: SIM905
 BINARY = """
@@ -63,7 +63,11 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "var": (X, 0, True, 1),
     "std": (X, 0, True, 1),
     "cumsum": (X, 0, "float32", True),
-    "diff": (X, 0, 1, X, X),
+    "diff": (X, 1, 0, X, X),
+    "cumprod": (X, 0, "float32", True),
+    "copy": (X,),
+    "round": (X, 2),
+    "trace": (SQUARE, 1, 0, 1),
     "clip": (X, 0.0, 1.0),
     "cast": (X, "int32"),
     "astype": (X, "int32"),
@@ -87,7 +91,7 @@ METHODS: dict[str, tuple[Any, ...]] = {
     "tile": (X, 2, 2),
     "repeat": (X, 2, 0),
     "roll": (X, 1, 0),
-    "diagonal": (SQUARE, 1),
+    "diagonal": (SQUARE, 1, 0, 1),
     "take": (X, COUNTS[:2], 1),
     "take_along_axis": (X, COUNTS[None], 1),
     "gather": (X, COUNTS[None], 1),
@@ -125,13 +129,34 @@ METHODS |= {name: (COUNTS,) for name in UNARY if name.startswith(BITS)}
 OF_TENSORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "backward": (LEAF.sum().backward, (1.0, False)),
     "getitem": (X.__getitem__, (0,)),
-    "item": (VECTOR[:1].item, ()),
+    "item": (VECTOR.item, (0,)),
     "to_device": (X.to_device, ("numpy",)),
+    "to": (X.to, ("numpy",)),
     "mse": (X.mse, (X, "sum")),
     "fork": (X.fork, ()),
     "Tensor": (Tensor, (X, "float32", False, "numpy")),
 }
 FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "allclose": (X, X, 1e-5, 1e-8, False),
+    "array_equal": (X, X, False),
+    "atleast_1d": (X,),
+    "atleast_2d": (X,),
+    "atleast_3d": (X,),
+    "average": (X, 1, VECTOR, True),
+    "column_stack": ([X, X],),
+    "concatenate": ([X, X], 0),
+    "diag": (VECTOR, 1),
+    "dstack": ([X, X],),
+    "hstack": ([X, X],),
+    "isclose": (X, X, 1e-5, 1e-8, False),
+    "kron": (X, X),
+    "median": (X, 0, True),
+    "nanmax": (X, 0, True),
+    "nanmean": (X, 0, True),
+    "nanmin": (X, 0, True),
+    "nansum": (X, 0, True, "float32"),
+    "ptp": (X, 0, True),
+    "vstack": ([X, X],),
     "arange": (0, 4, 1, "float32", "numpy", False),
     "asarray": ([1.0], "float32", "numpy", True, False),
     "broadcast_arrays": (X, VECTOR),

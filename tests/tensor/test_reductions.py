@@ -70,7 +70,7 @@ def test_cumsum() -> None:
     np.testing.assert_allclose(Tensor(A).cumsum().numpy(), np.cumsum(A), rtol=1e-4, atol=1e-6)
     assert Tensor([1, 2]).cumsum(0, include_initial=True).tolist() == [0, 1, 3]
     assert Tensor([True, True], sg.bool).cumsum().tolist() == [1, 2]
-    np.testing.assert_array_equal(Tensor(A).diff(1).numpy(), np.diff(A, axis=1))
+    np.testing.assert_array_equal(Tensor(A).diff(axis=1).numpy(), np.diff(A, axis=1))
 
 
 @pytest.mark.parametrize("name", [*NAMES, "argmax", "logsumexp", "cumsum"])
