@@ -54,6 +54,9 @@ class CrudeDevice:
         self._single = Twelve(self, np.float32)
         self._double = Twelve(self, np.float64)
 
+    def __repr__(self) -> str:
+        return f"<device {self.name}>"
+
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
         """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
         evaluate(order, targets, self._compute)

@@ -30,6 +30,9 @@ class NumpyDevice:
     kind = "numpy"
     identity = "numpy"
 
+    def __repr__(self) -> str:
+        return f"<device {self.name}>"
+
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> None:
         """Compute `targets` and the held nodes of a topological order; set their `buffer`."""
         evaluate(order, targets, compute, lambda value: np.array(value, order="C", ndmin=0))

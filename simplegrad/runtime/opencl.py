@@ -123,7 +123,7 @@ class OpenCLDevice(Device):
             _watch_forks(self)
 
     def __repr__(self) -> str:
-        return f"<{self.name}: {self.identity}>"
+        return f"<device {self.name}: {self.raw.name.strip()}>"
 
     def _limits(self) -> Limits:
         raw = self.raw

@@ -118,6 +118,15 @@ class Profile:
         for device in self._devices.values():
             device.synchronize()
 
+    def __repr__(self) -> str:
+        seconds = sum(row.seconds for row in self.kernels.values())
+        return (
+            f"<Profile: {self.launches} launches of {len(self.kernels)} kernels in "
+            f"{seconds * 1e3:.3f} ms, {self.compiles} compiles, "
+            f"{self.bytes_read} bytes read, {self.bytes_written} written, "
+            f"at most {self.peak_bytes} in use>"
+        )
+
     def _add(self, device: Device, launch: Launch, span: tuple[int, int], host: _Host) -> None:
         self._devices[id(device)] = device
         self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])

@@ -164,3 +164,12 @@ def test_numpy_counts_nothing() -> None:
         sg.realize(normal(4) + 1.0)
     assert (p.launches, p.operations, p.kernels) == (0, 0, {})
     assert len(p.table().splitlines()) == 1
+
+
+def test_a_profile_and_its_device_say_what_they_are(one_cl_device: Any) -> None:
+    with sg.Profile() as p:
+        (Tensor([1.0, 2.0]) + 1).realize()
+    assert repr(p).startswith("<Profile: 1 launches of 1 kernels in ")
+    assert repr(one_cl_device).startswith(f"<device {one_cl_device.name}: ")
+    with sg.device("numpy") as host:
+        assert repr(host) == "<device numpy>"
