@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
@@ -59,3 +60,15 @@ def one_of(what: str, value: Any, names: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in names:
         known = ", ".join(map(repr, names))
         raise ArgumentError(f"{what} must be one of {known}, not {shown(value)}")
+
+
+def function(what: str, value: Any) -> None:
+    """Raise `ArgumentError` unless a value can be called."""
+    if not callable(value):
+        raise ArgumentError(f"{what} must be a function, not {shown(value)}")
+
+
+def mapping(what: str, value: Any) -> None:
+    """Raise `ArgumentError` unless a value is a dictionary, or something like one."""
+    if not isinstance(value, Mapping):
+        raise ArgumentError(f"{what} must be a dictionary, by name, not {shown(value)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from simplegrad.arguments import function
 from simplegrad.expressions.latex import LatexWriter, latex_name
 from simplegrad.expressions.notation import HELPERS, Writer
 from simplegrad.expressions.record import Recording, record
@@ -117,4 +118,5 @@ def symbolic(fn: Callable[..., Any], *shapes: Any) -> Symbolic:
         d f / d x = t2[:, None] * w[None, :]
         d f / d w = t2 @ x
     """
+    function("symbolic: fn", fn)
     return Symbolic(record(fn, shapes))

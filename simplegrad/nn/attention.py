@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from simplegrad import dtypes
-from simplegrad.arguments import integer, shown
-from simplegrad.errors import ArgumentError, DTypeError, ShapeError
+from simplegrad.arguments import function, integer
+from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout, Linear
 from simplegrad.nn.module import Array, Module
@@ -115,11 +115,7 @@ class TransformerEncoderLayer(Module):
     ) -> None:  # fmt: skip
         width = integer("TransformerEncoderLayer: width", width, 1)
         hidden = 4 * width if hidden is None else hidden
-        if not callable(activation):
-            raise ArgumentError(
-                "TransformerEncoderLayer: activation must be a function such as simplegrad.gelu, "
-                f"not {shown(activation)}"
-            )
+        function("TransformerEncoderLayer: activation", activation)
         self.self_attn = MultiHeadAttention(width, heads)
         self.linear1, self.linear2 = Linear(width, hidden), Linear(hidden, width)
         self.norm1, self.norm2 = LayerNorm(width, eps), LayerNorm(width, eps)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from simplegrad.arguments import shown
+from simplegrad.arguments import mapping, shown
 from simplegrad.errors import ArgumentError, ShapeError
 from simplegrad.tensor.tensor import Tensor
 
@@ -81,6 +81,7 @@ class Module:
         Either everything fits or nothing changes: `ShapeError` lists what is missing, what is
         extra, and what has another shape or kind of dtype.
         """
+        mapping("load_state_dict: the state", state)
         mine = dict(self.named_tensors())
         faults = [f"{name} is missing" for name in mine if name not in state]
         faults += [f"{name} is extra" for name in state if name not in mine]

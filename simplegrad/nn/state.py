@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes
+from simplegrad.arguments import mapping
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, FormatError, SimplegradError
 from simplegrad.nn.module import Module
@@ -46,6 +47,7 @@ def save(state: Module | Mapping[str, Any], path: str | os.PathLike[str]) -> Non
     """
     library = _safetensors()
     named = state.state_dict() if isinstance(state, Module) else state
+    mapping("save: the state", named)
     arrays = {name: _host(name, value) for name, value in named.items()}
     specs = {
         name: library.TensorSpec(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.arguments import real, several
+from simplegrad.arguments import mapping, real, several
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
@@ -164,6 +164,7 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take what `state_dict` returned; raises `ShapeError` listing all that does not fit."""
+        mapping("load_state_dict: the state", state)
         known = {"steps", *[f"{i}.{n}" for i in range(len(self.params)) for n in self.names]}
         faults = [f"{key} belongs to no parameter here" for key in state if key not in known]
         if "steps" not in state:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from simplegrad.arguments import integer, real, shown
-from simplegrad.errors import ArgumentError
+from simplegrad.arguments import function, integer, real
 
 Schedule = Callable[[int], float]
 
@@ -43,9 +42,5 @@ def cosine(rate: float, steps: int, last: float = 0.0) -> Schedule:
 def warmup(schedule: Schedule, steps: int) -> Schedule:
     """Return `schedule` scaled linearly from 1/steps to 1 over the first `steps` steps."""
     steps = integer("warmup: steps", steps, 1)
-    if not callable(schedule):
-        raise ArgumentError(
-            f"warmup: schedule must be a function of the step, such as constant(0.1), not "
-            f"{shown(schedule)}"
-        )
+    function("warmup: schedule", schedule)
     return lambda step: schedule(step) * min((step + 1) / steps, 1.0)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
-from simplegrad.arguments import integer, several
+from simplegrad.arguments import function, integer, several
 from simplegrad.autograd import backward as rules
 from simplegrad.errors import AutogradError, ShapeError
 from simplegrad.graph import build
@@ -138,6 +138,7 @@ def value_and_grad(
     tuple or dictionary of tensors, and its gradient has the same form. Gradients are lazy and can
     be differentiated again.
     """
+    function("grad: fn", fn)
     one = hasattr(argnums, "__index__")
     numbers = [
         integer("grad: argnums", n)

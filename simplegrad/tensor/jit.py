@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from simplegrad import settings
+from simplegrad import arguments, settings
 from simplegrad.errors import JitError
 from simplegrad.graph.node import Node
 from simplegrad.graph.prune import live_leaf
@@ -53,6 +53,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     >>> [double(sg.asarray([float(i)])).item() for i in range(4)]
     [0.0, 2.0, 4.0, 6.0]
     """
+    arguments.function("jit: its argument", function)
     known: dict[Any, _Entry] = {}
 
     @functools.wraps(function)

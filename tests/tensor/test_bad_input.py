@@ -238,6 +238,24 @@ OTHERS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "TransformerEncoder": (nn.TransformerEncoder, (1, 4, 2)),
     "Sequential": (nn.Sequential, (nn.Linear(2, 3), sg.relu)),
 }
+FANS = ((2, 3), 0.5, None, "float32")
+OTHER_CALLS: list[tuple[str, Callable[..., Any], tuple[Any, ...]]] = [
+    ("constant", nn.init.constant, ((2, 3), 1.0, "float32")),
+    ("zeros", nn.init.zeros, ((2, 3), "float32")),
+    ("ones", nn.init.ones, ((2, 3), "float32")),
+    ("uniform", nn.init.uniform, FANS),
+    ("normal", nn.init.normal, FANS),
+    ("truncated_normal", nn.init.truncated_normal, FANS),
+    ("xavier_uniform", nn.init.xavier_uniform, FANS),
+    ("xavier_normal", nn.init.xavier_normal, FANS),
+    ("kaiming_uniform", nn.init.kaiming_uniform, FANS),
+    ("kaiming_normal", nn.init.kaiming_normal, FANS),
+    ("orthogonal", nn.init.orthogonal, FANS),
+    ("load_state_dict", nn.Flatten().load_state_dict, ({},)),
+    ("load_state_dict", optim.Adam([LEAF]).load_state_dict, ({"steps": 1},)),
+    ("symbolic", sg.symbolic, (lambda x: x.sum(), (2, 3))),
+]
+"""Those whose names stand in another table."""
 CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {}
 with sg.device("numpy"):
     CALLS = {
@@ -274,7 +292,7 @@ def _rows() -> list[tuple[str, Callable[..., Any], tuple[Any, ...]]]:
     rows.append(("einsum", sg.einsum, ("ij,jk->ik", X, SQUARE)))
     for table in (OF_TENSORS, OTHERS, CALLS):
         rows += [(n, f, a) for n, (f, a) in table.items()]
-    return rows
+    return rows + OTHER_CALLS
 
 
 ROWS = _rows()
@@ -364,8 +382,8 @@ def test_every_public_function_is_swept() -> None:
     assert names - swept == set(STATELESS)
 
 
-STATELESS = "cache_stats default_float explain_plan memory_stats symbolic synchronize".split()  # noqa: SIM905
-"""Functions without arguments, and `symbolic`, which has tests of its own."""
+STATELESS = "cache_stats default_float explain_plan memory_stats synchronize".split()  # noqa: SIM905
+"""Functions without arguments."""
 A, LEAVES = X, [LEAF]
 SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "tile": (lambda: A.tile(-1), sg.ShapeError, r"^tile: repetitions \(-1,\) must be 0 or more"),
