@@ -369,7 +369,7 @@ def _concat(d: Twelve, node: Node, s: list[Any]) -> Any:
     total, start = d.zero, 0
     for src, x in zip(node.srcs, s, strict=True):
         end = start + src.shape[node.arg]
-        part = d.contract(x, node.arg, len(node.shape), d.array(places[:, start:end]))
+        part = d.gather(x, node.arg, len(node.shape), d.array(places[:, start:end]))
         total, start = d.add(total, part), end
     return total
 

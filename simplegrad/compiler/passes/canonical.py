@@ -234,10 +234,9 @@ def _concat(nodes: Sequence[Node], axis: int) -> Node:
     return parts[0]
 
 
-def _padded(x: Node, axis: int, before: int, after: int) -> Node:
-    return build.pad(
-        x, [(before, after, 0) if a == axis else (0, 0, 0) for a in range(len(x.shape))]
-    )
+def _padded(x: Node, axis: int, before: int, after: int, fill: bool | int = 0) -> Node:
+    widths = [(before, after, 0) if a == axis else (0, 0, 0) for a in range(len(x.shape))]
+    return build.pad(x, widths, fill)
 
 
 def simplify(node: Node) -> Node:

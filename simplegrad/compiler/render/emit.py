@@ -460,7 +460,12 @@ class Emitter:
     def _vector_test(self, guard: Guard, lanes: int) -> str:
         text = self.position(guard.index, self.int_type, lanes)
         own = vector(self.int_type, lanes)
-        return f"({text} >= ({own})({guard.low})) & ({text} < ({own})({guard.high}))"
+        tests = []
+        if not less(guard.low - 1, guard.index.low):
+            tests.append(f"({text} >= ({own})({guard.low}))")
+        if not less(guard.index.high, guard.high):
+            tests.append(f"({text} < ({own})({guard.high}))")
+        return " & ".join(tests)
 
     def prefetch(self, arg: int, index: Index, writes: bool) -> None:
         """Ask for an element that will be needed; nothing where a gather decides which."""
