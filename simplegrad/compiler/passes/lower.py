@@ -126,7 +126,7 @@ class Builder:
             fields = {"arg": value.arg, "index": value.index, "guards": conditions}
             return self.value(form=LOAD, dtype=value.dtype, **fields, number=fill)
         guard = self.value(form=GUARD, dtype=dtypes.bool_, guards=conditions)
-        if value.form == CONST and value.number is True and fill is False:
+        if node.dtype is dtypes.bool_ and value.form == CONST and value.number and not fill:
             return guard
         outside = self.value(form=CONST, dtype=node.dtype, number=fill)
         srcs = (guard, value, outside)
