@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -54,4 +56,46 @@ def one_cl_device() -> Iterator[Any]:
 def fused(request: pytest.FixtureRequest) -> Iterator[bool]:
     """Fusion on and off."""
     with sg.fusion(request.param):
+        yield request.param
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute: a device, fused or not, with the device's own kernels or the other."""
+
+    selector: str
+    fused: bool = True
+    kernels: str = ""
+
+    def __str__(self) -> str:
+        how = "fused" if self.fused else "unfused"
+        return "-".join([self.selector, *([how] if self.selector != "numpy" else []),
+                         *([self.kernels] if self.kernels else [])])  # fmt: skip
+
+    @contextmanager
+    def in_force(self) -> Iterator[Any]:
+        """Compute this way in a ``with`` block."""
+        with (
+            sg.device(self.selector) as found,
+            sg.fusion(self.fused),
+            settings.override(kernels=self.kernels),
+        ):
+            yield found
+
+    def has(self, dtype: Any) -> bool:
+        """Whether the device has a dtype."""
+        with sg.device(self.selector) as found:
+            return dtype is not sg.float64 or self.selector == "numpy" or found.limits.fp64
+
+
+CL_WAYS = [Way(name, fused) for name in OPENCL for fused in (True, False)]
+GPU_WAYS = [Way(name, True, "gpu") for name in OPENCL[:1]]
+"""The GPU family of kernels, forced on the best device here."""
+WAYS = [Way("numpy"), *CL_WAYS, *GPU_WAYS]
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Iterator[Way]:
+    """Every way to compute, one after the other, in force."""
+    with request.param.in_force():
         yield request.param

@@ -189,8 +189,9 @@ _of_two(
 @_rule(ops.ATAN2)
 def _atan2(node: Node, g: Node) -> tuple[Node | None, ...]:
     y, x = node.srcs
-    scaled = apply(ops.DIV, g, _add(_square(x), _square(y)))
-    return _mul(scaled, x), _neg(_mul(scaled, y))
+    length = _add(_square(x), _square(y))
+    # The operand first: 1 / length alone overflows where the gradient does not.
+    return apply(ops.DIV, _mul(g, x), length), _neg(apply(ops.DIV, _mul(g, y), length))
 
 
 @_rule(ops.WHERE)
