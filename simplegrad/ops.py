@@ -102,7 +102,12 @@ ACOS = _unary("acos", np.arccos, "acos({0})", 14)
 ATAN = _unary("atan", np.arctan, "atan({0})", 14)
 SINH = _unary("sinh", np.sinh, "sinh({0})", 14)
 COSH = _unary("cosh", np.cosh, "cosh({0})", 14)
-TANH = _unary("tanh", np.tanh, "tanh({0})", 14)
+TANH = _unary(  # PoCL 3.0's tanh stays below 1, at inf too
+    "tanh",
+    np.tanh,
+    "({0} > ({T})20 ? ({T})1 : ({0} < ({T})(-20) ? ({T})(-1) : tanh({0})))",
+    14,
+)
 ASINH = _unary("asinh", np.arcsinh, "asinh({0})", 16)
 ACOSH = _unary("acosh", np.arccosh, "acosh({0})", 16)
 ATANH = _unary("atanh", np.arctanh, "atanh({0})", 16)
