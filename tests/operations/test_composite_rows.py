@@ -8,7 +8,6 @@ from typing import Any
 
 import elementwise_rows
 import numpy as np
-import pytest
 from checking import Case, check, tensor
 from composite_rows import ROWS, Each, operands, ordinary
 

@@ -26,13 +26,10 @@ SPECIAL: dict[str, Any] = {
     "zeros": np.where(np.eye(6, k=1) == 1, 0, WHOLE),
 }
 EMPTY = {"no rows": np.zeros((0, 6)), "no columns": np.zeros((6, 0))}
-FUSED: dict[DType, list[str]] = dict.fromkeys(dtypes.ALL, ["strided"]) | {
-    dtypes.float32: ["contiguous", "transposed", "flipped", "strided", "broadcast"],
-    dtypes.int8: ["transposed", "overlapping"],
-}
-UNFUSED: dict[DType, list[str]] = dict.fromkeys(
-    [dtypes.float32, dtypes.float16, dtypes.int8], ["strided"]
-)
+FUSED = {dtype: ["strided"] for dtype in dtypes.ALL}
+FUSED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
+FUSED[dtypes.int8] = ["transposed", "overlapping"]
+UNFUSED = {dtype: ["strided"] for dtype in (dtypes.float32, dtypes.float16, dtypes.int8)}
 """Unfused, a row is a few kernels whatever it reads: the types that are loaded in their own way."""
 GPU = [dtypes.float32, dtypes.float16, dtypes.int8]
 
