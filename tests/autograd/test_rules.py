@@ -1,6 +1,6 @@
 """Every gradient rule on bare nodes, by central differences: first and second derivatives.
 
-``tests/test_gradients.py`` checks the same rules through `Tensor` and on every device; here the
+``tests/operations/test_gradients.py`` checks the same rules through `Tensor` and on every device; here the
 gradient's own gradient is checked for each rule too, and what the rules document at the points
 where there is no derivative.
 """

@@ -1,7 +1,7 @@
-"""Every gradient rule against central differences in float64, on NumPy and on one OpenCL device.
+"""Every gradient rule against central differences in float64, in every way and several layouts.
 
-The differences are taken on the NumPy device. The gradients of all rows are realized together, so
-that the OpenCL device compiles a few programs.
+The differences are taken on the NumPy device, and so is what NaN and inf lead to. The gradients of
+all rows are realized together, so that a way compiles a few programs.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import conftest
 import numpy as np
 import pytest
+from checking import Case, check
 
 import simplegrad as sg
 from simplegrad import Tensor, ops
@@ -131,8 +132,44 @@ ROWS: dict[str, Row] = _unary() | {
     "mse_loss": Row(lambda x, y: x.mse_loss(y), (X, Y)),
 }
 DEVICES = ["numpy", *conftest.OPENCL[:1]]
-WAYS = [("numpy", True), *[(name, fused) for name in conftest.OPENCL for fused in (True, False)]]
-"""Devices, and whether kernels are fused there."""
+
+
+@dataclass
+class Variant:
+    """Other leaves for the operands of a row: data, view, and the view's transpose."""
+
+    leaf: Callable[[Any], Any]
+    view: Callable[[Any], Any] = lambda x: x
+    back: Callable[[Any], Any] = lambda g: g
+    known: bool = True
+    """Whether the gradients are those of the row's own operands."""
+
+
+def _planted(*numbers: float) -> Callable[[Any], Any]:
+    """Return what puts numbers in places of the larger operands."""
+
+    def leaf(array: Any) -> Any:
+        result = np.array(array)
+        if result.size > 4:
+            result.reshape(-1)[1 : 1 + 3 * len(numbers) : 3] = numbers[: (result.size + 1) // 3]
+        return result
+
+    return leaf
+
+
+def _apart(array: Any, between: float = 1.0) -> Any:
+    return np.stack([array, np.full(array.shape, between)], -1).reshape(*array.shape[:-1], -1)
+
+
+VARIANTS: dict[str, Variant] = {
+    "plain": Variant(lambda a: a),
+    "turned": Variant(lambda a: np.flip(a.T).copy(), lambda x: x.flip().T, lambda g: np.flip(g.T)),
+    "strided": Variant(_apart, lambda x: x[..., ::2], lambda g: _apart(g, 0.0)),
+    "nan": Variant(_planted(np.nan), known=False),
+    "inf": Variant(_planted(np.inf, -np.inf), known=False),
+}
+UNFUSED = ["plain", "nan", "inf"]
+"""Views are kernels of their own there; these variants share the programs of the plain rows."""
 
 
 @pytest.fixture(autouse=True)
@@ -172,37 +209,85 @@ def expected(name: str) -> tuple[Any, tuple[Any, ...]]:
     return seed, tuple(found)
 
 
+def gradients(row: Row, seed: Any, variant: Variant) -> list[Tensor]:
+    leaves = [Tensor(variant.leaf(np.asarray(a))) for a in row.arrays]
+    result = row.function(*[variant.view(leaf) for leaf in leaves])
+    result.backward(Tensor(seed, requires_grad=False))
+    return [leaf.grad for leaf in leaves]
+
+
 @cache
-def gradients(device: str, fused: bool) -> dict[str, tuple[Any, ...]]:
-    """Return the gradients of all rows, computed together."""
-    rows = {}
-    with sg.device(device), sg.fusion(fused):
+def reference(name: str, label: str) -> list[Any]:
+    """Return the gradients to expect: central differences, or those of the NumPy device."""
+    seed, differences = expected(name)
+    variant = VARIANTS[label]
+    if variant.known:
+        return [variant.back(want) for want in differences]
+    with sg.device("numpy"), np.errstate(all="ignore"):
+        return [g.numpy() for g in gradients(ROWS[name], seed, variant)]
+
+
+def test_in_every_way_and_layout(way: Any) -> None:
+    if not way.has(sg.float64):
+        pytest.skip("this device has no float64")
+    labels = VARIANTS if way.fused and not way.kernels else UNFUSED
+    if way.selector == "numpy":
+        labels = [label for label in VARIANTS if VARIANTS[label].known]
+    cases = []
+    for label in labels:
         for name, row in ROWS.items():
-            leaves = [Tensor(a) for a in row.arrays]
-            row.function(*leaves).backward(Tensor(expected(name)[0], requires_grad=False))
-            rows[name] = [leaf.grad for leaf in leaves]
-        try:
-            sg.realize(*[g for grads in rows.values() for g in grads])
-        except sg.SimplegradError:
-            pass  # each row then fails or passes by itself
-        return rows
+            wanted = reference(name, label)
+            found = gradients(row, expected(name)[0], VARIANTS[label])
+            for k, (got, want) in enumerate(zip(found, wanted, strict=True)):
+                cases.append(
+                    Case(f"{name}/{k} {label}", got, want, sg.float64, rtol=RTOL, atol=ATOL)
+                )
+    check(cases)
+
+
+EMPTY: dict[str, Row] = {
+    "softmax": Row(lambda x: x.softmax().square(), (np.zeros((0, 5)),)),
+    "softmax of none": Row(lambda x: x.softmax(), (np.zeros((2, 0)),)),
+    "layer_norm": Row(lambda x, w: x.layer_norm(-1, w), (np.zeros((0, 4)), Y[0])),
+    "mean": Row(lambda x: x.mean(0), (np.zeros((0, 3)),)),
+    "var": Row(lambda x: x.var(1), (np.zeros((0, 3)),)),
+    "prod": Row(lambda x: x.prod(0), (np.zeros((0, 3)),)),
+    "max": Row(lambda x: x.max(1), (np.zeros((0, 3)),)),
+    "matmul of nothing": Row(lambda x, y: x @ y, (np.zeros((2, 0)), np.zeros((0, 3)))),
+    "matmul of no rows": Row(lambda x, y: x @ y, (np.zeros((0, 4)), Y.T)),
+    "conv2d": Row(lambda x, w: x.conv2d(w, 1), (IMAGE[:0], WEIGHT[:, :, :2].repeat(2, 1))),
+    "maxpool2d": Row(lambda x: x.maxpool2d(2), (IMAGE[:0],)),
+    "take": Row(lambda x: x.take(np.zeros(0, int), 0), (X,)),
+    "scatter_add": Row(lambda x: sg.scatter_add(np.zeros(0, int), x, 3), (X[:0],)),
+    "concat": Row(lambda x: sg.concat([x[:0], x, x[3:]]).exp(), (X,)),
+    "broadcast": Row(lambda x, y: x * y, (X[:1], np.zeros((0, 4)))),
+    "cumsum": Row(lambda x: x.cumsum(0), (X[:0],)),
+    "cross_entropy": Row(lambda x: x.cross_entropy(LABELS[:0], reduction="sum"), (X[:0],)),
+    "0-d chain": Row(lambda x: (x.exp() * x).tanh().sum() + x.max() * x.mean(), (np.array(0.3),)),
+    "0-d einsum": Row(lambda x, y: sg.einsum(",i->i", x, y), (np.array(0.3), Y[0])),
+    "0-d softmax": Row(lambda x: x.reshape(1).softmax() * x, (np.array(0.3),)),
+}
+
+
+def test_of_no_elements_and_no_axes(way: Any) -> None:
+    """Gradients have their operand's shape, and are 0 where nothing was read."""
+    if not way.has(sg.float64):
+        pytest.skip("this device has no float64")
+    cases = []
+    for name, row in EMPTY.items():
+        found = []
+        for where in ("numpy", way.selector):
+            with sg.device(where):
+                seed = np.ones(row.function(*map(Tensor, row.arrays)).shape)
+                found.append(gradients(row, seed, VARIANTS["plain"]))
+        for k, (want, got) in enumerate(zip(*found, strict=True)):
+            assert want.shape == row.arrays[k].shape, name
+            cases.append(Case(f"{name}/{k}", got, want.numpy(), sg.float64, rtol=1e-12, atol=1e-15))
+    check(cases)
 
 
 def _has_float64(device: str) -> bool:
-    with sg.device(device) as found:
-        return device == "numpy" or found.limits.fp64
-
-
-@pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize(("where", "fused"), WAYS)
-def test_against_central_differences(where: str, fused: bool, name: str) -> None:
-    if not _has_float64(where):
-        pytest.skip("this device has no float64")
-    with sg.device(where), sg.fusion(fused):
-        for got, want in zip(gradients(where, fused)[name], expected(name)[1], strict=True):
-            assert got.shape == want.shape
-            assert got.dtype is sg.float64
-            np.testing.assert_allclose(got.numpy(), want, rtol=RTOL, atol=ATOL)
+    return conftest.Way(device).has(sg.float64)
 
 
 @pytest.mark.parametrize("where", DEVICES)
