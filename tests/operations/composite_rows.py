@@ -38,6 +38,7 @@ def ordinary() -> dict[str, Any]:
         "v": RNG.uniform(0.5, 1.5, 6),
         "cube": RNG.normal(size=(2, 3, 4)),
         "image": RNG.normal(size=(2, 4, 7, 6)),
+        "full": RNG.normal(size=(3, 4, 3, 2)),
         "filters": RNG.normal(size=(6, 2, 3, 2)),
         "labels": np.array([5, 0, 2, 2]),
         "whole": RNG.integers(-2, 3, (4, 6)),
@@ -71,7 +72,9 @@ def _norm(x: Any, axes: Any) -> Any:
     return (x - x.mean(axes, keepdims=True)) / np.sqrt(x.var(axes, keepdims=True) + 1e-5)
 
 
-def convolution(x: Any, w: Any, padding: int, stride: int, dilation: int, groups: int) -> Any:
+def convolution(
+    x: Any, w: Any, padding: int = 0, stride: int = 1, dilation: int = 1, groups: int = 1
+) -> Any:
     """Return the convolution of images (n, c, h, w) with filters (o, c / groups, i, j)."""
     x = np.pad(x, [(0, 0), (0, 0), (padding, padding), (padding, padding)])
     o, per, *kernel = w.shape
@@ -154,7 +157,8 @@ ROWS: dict[str, list[Row]] = {
     "softmax": [Row(lambda t: t.x.softmax(), lambda a: _softmax(a.x)),
                 Row(lambda t: t.x.softmax((0, 1)), lambda a: _softmax(a.x, (0, 1)))],
     "logsoftmax": [Row(lambda t: t.x.logsoftmax(0), lambda a: _logsoftmax(a.x, 0))],
-    "layer_norm": [Row(lambda t: t.x.layer_norm(-1, t.v, t.v), lambda a: _norm(a.x, 1) * a.v + a.v)],
+    "layer_norm": [Row(lambda t: t.x.layer_norm(-1, t.v, t.v),
+                       lambda a: _norm(a.x, 1) * a.v + a.v)],
     "batch_norm": [Row(lambda t: t.x.batch_norm(t.v, t.v), lambda a: _norm(a.x, 0) * a.v + a.v)],
     # Views
     "T": [Row(lambda t: t.cube.T, lambda a: a.cube.T)],
@@ -208,11 +212,14 @@ ROWS: dict[str, list[Row]] = {
         Row(lambda t: sg.scaled_dot_product_attention(t.cube, t.cube[:, ::-1], t.cube * 2),
             lambda a: _attention(a.cube, a.cube[:, ::-1], a.cube * 2))],
     # Convolutions, pools and losses
-    "conv2d": [Row(lambda t, s=s: t.image.conv2d(t.filters[:, : 4 // s[3]].repeat(4 // s[3] // 2 or 1, 1), *s),
-                   lambda a, s=s: convolution(a.image, a.filters[:, : 4 // s[3]].repeat(4 // s[3] // 2 or 1, 1), *s))
-               for s in ((0, 1, 1, 1), (1, 2, 1, 2), (2, 1, 2, 2))],
+    "conv2d": [Row(lambda t: t.image.conv2d(t.full), lambda a: convolution(a.image, a.full)),
+               Row(lambda t: t.image.conv2d(t.filters, 1, 2, 1, 2),
+                   lambda a: convolution(a.image, a.filters, 1, 2, 1, 2)),
+               Row(lambda t: t.image.conv2d(t.full, 2, 1, 2),
+                   lambda a: convolution(a.image, a.full, 2, 1, 2))],
     "conv1d": [Row(lambda t: t.image[:, :, 0].conv1d(t.filters[:, :, 0], groups=2),
-                   lambda a: convolution(a.image[:, :, :1], a.filters[:, :, :1], 0, 1, 1, 2)[:, :, 0])],
+                   lambda a: convolution(a.image[:, :, :1], a.filters[:, :, :1],
+                                         groups=2)[:, :, 0])],
     "maxpool1d": [Row(lambda t: t.image[:, 0].maxpool1d(3),
                       lambda a: _pooled(a.image[:, 0], 3, 0, 1, np.max, -np.inf))],
     "maxpool2d": [Row(lambda t: t.image.maxpool2d(2, 1, 2),
