@@ -46,8 +46,8 @@ VIEWS = ["{a}.T", "{a}.reshape(-1)", "{a}[::2]", "{a}[..., ::-1]", "{a}.roll(1, 
          "sg.scatter_add(np.arange({a}.shape[0]) % 2, {a}, 3)"]  # fmt: skip
 WHOLE = ["{a} + {b}", "{a} * {b}", "{a} - {b}", "{a} // {b}", "{a} % {b}", "-{a}", "{a} & {b}",
          "{a} | {b}", "{a} ^ {b}", "~{a}", "{a}.sign()", "{a} << 1", "{a} >> 1",
-         "{a}.sum(0, {keep})", "{a}.cumsum(-1)", "{a}.prod(-1, {keep})", "{a}.any(0)", "{a}.cast('int16')",
-         "{a}.cast('uint8')", "({a} @ {a}.T)"]  # fmt: skip
+         "{a}.sum(0, {keep})", "{a}.cumsum(-1)", "{a}.prod(-1, {keep})", "{a}.any(0)",
+         "{a}.cast('int16')", "{a}.cast('uint8')", "({a} @ {a}.T)"]  # fmt: skip
 CHOICES = ["{a} > {b}", "{a} == {b}", "{a} <= 0", "sg.where({a} > {b}, {a}, {b})", "{a}.argmax(-1)",
            "{a}.argmin()", "{a}.isnan()", *KINKED[1:]]  # fmt: skip
 """Jumps, which only exact operands take on the same side everywhere."""
