@@ -19,7 +19,7 @@ import simplegrad as sg
 
 SEED = os.environ.get("SEED", "")
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
-COUNTS = {"best": 14, "other": 8, "gpu": 6}
+COUNTS = {"best": 12, "other": 6, "gpu": 5}
 """Programs of a kind: on the best device here, each of the others, and forced GPU kernels."""
 
 

@@ -257,6 +257,10 @@ def simplify(node: Node) -> Node:
         return srcs[0].srcs[0]  # -(-x) = x
     if op.kind == ops.REDUCE and not srcs[0].size and op.identity is not None:
         return build.full(op.identity(node.dtype), node.shape, node.dtype, node.device)
+    if op is ops.PAD and not srcs[0].size and srcs[0].op is not ops.CONST:
+        # Nothing writes an array without elements, so nothing may read one.
+        empty = build.full(0, srcs[0].shape, node.dtype, node.device)
+        return make(ops.PAD, (empty,), node.arg)
     if op.kind == ops.REDUCE and all(srcs[0].shape[a] == 1 for a in node.arg):
         if op in (ops.ARGMAX, ops.ARGMIN):  # a reduction of one element
             return build.full(0, node.shape, node.dtype, node.device)
