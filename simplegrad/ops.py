@@ -96,7 +96,7 @@ _ALONE = "{{T}} sg_{0}_{{T}}({{T}} x) {{{{ return {0}(x); }}}}"
 """PoCL 3.0's vector sin, cos and tan give wrong lanes beside a lane of 1e9 or more, or inf."""
 SIN = _unary("sin", np.sin, "sg_sin_{T}({0})", 10, helper=_ALONE.format("sin"), lanewise=True)
 _APART = "__attribute__((noinline)) " + _ALONE
-"""Intel's compiler (2026) joins sine and cosine of one number, and dies where the number is a sine."""
+"""Intel's compiler joins the sine and cosine of a number, and dies if that is a sine itself."""
 COS = _unary("cos", np.cos, "sg_cos_{T}({0})", 10, helper=_APART.format("cos"), lanewise=True)
 TAN = _unary("tan", np.tan, "sg_tan_{T}({0})", 14, helper=_ALONE.format("tan"), lanewise=True)
 ASIN = _unary("asin", np.arcsin, "asin({0})", 14)
