@@ -371,6 +371,7 @@ void KERNEL_NAME(PARAMS)
     PACK_FIXED(e_fixed, E, LOAD_G)
     for (int c = 0; c < CB; ++c) {
         ACC_T w = 0;
+        #pragma clang loop vectorize(disable)  // Intel's compiler gets sums of -x wrong
         for (int e = 0; e < E && c < columns; ++e)
             w += LOAD_O(b, c0 + c, e) * LOAD_G(b, c0 + c, e);
         ((ACC_T *)w_fixed)[c] = w;
@@ -389,6 +390,7 @@ void KERNEL_NAME(PARAMS)
         PACK(e_block, E_PITCH, E, G_VECTORS, LOAD_G, LOAD_G_V)
         for (int r = 0; r < rows; ++r) {
             ACC_T w = 0;
+            #pragma clang loop vectorize(disable)
             for (int e = 0; e < E; ++e)
                 w += LOAD_O(b, r0 + r, e) * e_block[r * E_PITCH + e];
             w_block[r] = w;

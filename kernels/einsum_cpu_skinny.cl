@@ -240,6 +240,7 @@ void KERNEL_NAME(PARAMS)
                     sums[(m + i) * N + n] += lane[0];
                 }
             }
+            #pragma clang loop vectorize(disable)  // Intel's compiler gets sums of -x wrong
             for (; k < depth; ++k) {   // fewer than KU*VW
                 #pragma unroll
                 for (int i = 0; i < MR; ++i) {

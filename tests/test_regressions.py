@@ -292,3 +292,27 @@ def test_indices_on_another_device_are_refused_where_they_are_given(cl_device: A
         indices = Tensor([[0], [1]], dtype="int32")
     with pytest.raises(sg.errors.DeviceError, match="take_along_axis"):
         Tensor([[1.0, 2.0], [3.0, 4.0]]).take_along_axis(indices, 1)
+
+
+@pytest.mark.parametrize("extent", [20, 27, 100, 1003])
+def test_sums_of_negated_floats(extent: int, device: Any) -> None:
+    """Intel's compiler makes vectors of a loop of differences, and loses all but the rest."""
+    x = np.random.default_rng(0).uniform(1, 2, (3, 2, extent, 2)).astype(np.float32)
+    v = x[0, 0, :, 1]
+    t, u = Tensor(x), Tensor(v)
+    results = {
+        "strided": (-t[..., 0]).sum(axis=(0, 2)),
+        "scaled": (t[..., 0] * -0.5).sum(axis=-1),
+        "plain": (-t[:, :, :, 0].sum(axis=1)).sum(),
+        "product": (-t[..., 0]).sum(axis=1) @ u,
+        "columns": (-t).sum(axis=2),
+        "mean and spread": t[..., 1].neg().var(axis=(0, 2)),
+    }
+    sg.realize(*results.values())
+    y = x.astype(np.float64)
+    wanted = [
+        -y[..., 0].sum(axis=(0, 2)), -0.5 * y[..., 0].sum(-1), -y[..., 0].sum(),
+        -y[..., 0].sum(1) @ v, -y.sum(2), y[..., 1].var(axis=(0, 2)),
+    ]  # fmt: skip
+    for (name, got), want in zip(results.items(), wanted, strict=True):
+        np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, err_msg=name)

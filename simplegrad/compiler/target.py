@@ -32,6 +32,8 @@ class Target:
     fp64: bool = True
     prefetch: bool = False
     """Whether the compiler knows ``__builtin_prefetch``."""
+    differences: bool = True
+    """Whether the compiler may make vectors of loops that subtract floats, and gets them right."""
     vector_bytes: int = 128
     """The longest vector that the driver's own functions take rightly."""
     distrusted: frozenset[str] = frozenset()

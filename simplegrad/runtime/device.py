@@ -32,6 +32,8 @@ class Limits:
     """Whether half is an arithmetic type; as a storage type it is there on every device."""
     subgroups: bool
     prefetch: bool = False
+    differences: bool = True
+    """Whether loops that only subtract floats give right results, found by running one."""
     host_memory: bool = False
     """Whether kernels read and write the host's memory where it stands, found by running it."""
     mma: str = ""

@@ -254,6 +254,7 @@ def target_of(device: OpenCLDevice) -> Target:
         max_parameter_bytes=limits.max_parameter_bytes,
         fp64=limits.fp64,
         prefetch=limits.prefetch,
+        differences=limits.differences,
         mma=limits.mma,
         distrusted=frozenset(name for name, passed in device.verdicts.items() if not passed),
         tuned=tuner.winners(device),

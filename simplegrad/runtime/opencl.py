@@ -143,6 +143,7 @@ class OpenCLDevice(Device):
             fp16=can.fp16,
             subgroups=can.subgroups,
             prefetch=can.prefetch,
+            differences=can.differences,
             host_memory=can.host_memory,
             mma="ptx" if can.mma else "",
         )

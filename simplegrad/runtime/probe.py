@@ -27,7 +27,7 @@ _HEAD = "__kernel void probe_{}(__global const float *x, __global float *y) {{\n
 
 @dataclass(frozen=True)
 class _Probe:
-    """A kernel body over x = 0, 1 … 15 that writes `expected` to y[0]."""
+    """A kernel body over x = 0, 1 … 63 that writes `expected` to y[0]."""
 
     body: str
     expected: float
@@ -38,7 +38,8 @@ class _Probe:
     def source(self, name: str) -> str:
         """Return the text of its kernel."""
         head = _EXTENSION.format(self.extension) if self.extension else ""
-        return f"{head}{_HEAD.format(name)}{self.body}\n}}\n"
+        alone = "__attribute__((reqd_work_group_size(1, 1, 1)))\n" if self.items == 1 else ""
+        return f"{head}{alone}{_HEAD.format(name)}{self.body}\n}}\n"
 
 
 def _mma(shape: str, a: str, b: str, first: int) -> str:
@@ -84,6 +85,14 @@ _PROBES = {
         items=32,
     ),
     "prefetch": _Probe("__builtin_prefetch(x + 7, 0);\ny[0] = x[7];", 7.0),
+    # Intel's compiler (2026.22) makes vectors of this loop and loses all of them but the rest.
+    "differences": _Probe(
+        "float left = 0; const int n = 5 * (int)x[4];\n"
+        "for (int i = 0; i < n; ++i) left = left - x[i];\n"
+        "y[0] = left;",
+        -190.0,
+        items=1,
+    ),
 }
 
 
@@ -98,6 +107,8 @@ class Capabilities:
     """Whether the compiler takes clang's ``__builtin_prefetch``; asked of CPUs only."""
     host_memory: bool
     """Whether kernels work in the host's memory, where it stands; asked of CPUs only."""
+    differences: bool = True
+    """Whether a loop that only subtracts floats gives all of them; asked of CPUs only."""
     mma: bool = False
     """Whether inline PTX reaches matrix units; asked of NVIDIA only."""
 
@@ -123,7 +134,7 @@ def capabilities(cl: Any, raw: Any, context: Any, queue: Any, identity: str) -> 
             "the driver, or choose another device with SIMPLEGRAD_DEVICE"
         )
     works["host_memory"] = bool(raw.type & 2) and _shares_memory(cl, context, queue)
-    found = Capabilities(*[works.get(n, False) for n in Capabilities.__annotations__])
+    found = Capabilities(*[works.get(n, n == "differences") for n in Capabilities.__annotations__])
     program_cache.put("probes", key, json.dumps(asdict(found)).encode())
     return found
 
@@ -139,7 +150,8 @@ def _worth_running(raw: Any) -> list[str]:
     if nvidia:
         listed += " cl_khr_fp16"
     names = [n for n, p in _PROBES.items() if p.extension.removesuffix("s") in listed]
-    asked = {"prefetch": raw.type & 2, "mma": nvidia}  # CL_DEVICE_TYPE_CPU
+    cpu = raw.type & 2  # CL_DEVICE_TYPE_CPU
+    asked = {"prefetch": cpu, "differences": cpu, "mma": nvidia}
     return [n for n in names if asked.get(n, True)]
 
 
@@ -152,7 +164,7 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
     except cl.Error:
         return dict.fromkeys(names, False)
     flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-    x = cl.Buffer(context, flags, hostbuf=np.arange(16, dtype=np.float32))
+    x = cl.Buffer(context, flags, hostbuf=np.arange(64, dtype=np.float32))
     works = {}
     for name in names:
         result = np.zeros(_ITEMS, np.float32)

@@ -215,7 +215,8 @@ class _Renderer(Nest):
             e.open("", {var: (str(known - lanes), lanes)})
             body(lanes, 0)
         else:
-            e.open(f"for (; {position} < {end}; ++{position})", {var: (position, 1)})
+            head = self.reducing() if var in self.kernel.reduce else ""
+            e.open(f"{head}for (; {position} < {end}; ++{position})", {var: (position, 1)})
             body(1, 0)
         e.close()
 
@@ -380,7 +381,8 @@ class _Renderer(Nest):
         e.line(f"{self.int_type} {name} = {first};")
         for count in (rows, 1) if rows > 1 else (1,):
             head = f"for (; {name} + {count} <= {stop}; {name} += {count})"
-            e.open(head if count > 1 else f"for (; {name} < {stop}; ++{name})")
+            head = head if count > 1 else f"for (; {name} < {stop}; ++{name})"
+            e.open(self.reducing() + head)
             texts = [name, *[f"({name} + {k})" for k in range(1, count)]]
             step = partial(self._strip_step, stage, arrays, texts)
             self._lane_loop(begin, end, 2 if count > 1 else 1, False, step)

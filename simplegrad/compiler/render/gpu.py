@@ -201,7 +201,7 @@ class _Renderer(Nest):
         reduced = product(extents.values())
         count = ceil_div(reduced, parts)
         unrolled = not symbolic(count) and count <= _MOST_KEPT
-        pragma = "#pragma unroll\n" if unrolled else ""
+        pragma = self.reducing() + ("#pragma unroll\n" if unrolled else "")
         e.open(f"{pragma}for ({ints} turn = 0; turn < {count}; ++turn)", {turn: ("turn", 1)})
         depth = 1
         place = f"turn * {parts} + part" if parts > 1 else "turn"

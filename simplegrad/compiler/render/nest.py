@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simplegrad import ops
 from simplegrad.compiler.ir.axes import choose_lane, size, stages
 from simplegrad.compiler.ir.index import Index, Var, flatten
 from simplegrad.compiler.ir.kernel import Kernel
@@ -27,10 +28,21 @@ class Nest:
             for stage in self.stages:
                 stage.outputs.clear()
 
+    def reducing(self) -> str:
+        """Return what stands before a scalar loop over reduce axes.
+
+        A sum of negated floats is a loop of differences, however the compiler comes to see that.
+        """
+        floats = any(r.op is ops.SUM and r.dtype.is_float for r in self.kernel.reductions)
+        alone = floats and not self.target.differences
+        return "#pragma clang loop vectorize(disable)\n" if alone else ""
+
     def open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
         """Open a scalar loop over an axis."""
         name = self.e.name(var)
         head = "#pragma unroll\n" if unroll else ""
+        if var in self.kernel.reduce:
+            head += self.reducing()
         head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; ++{name})"
         self.e.open(head, {var: (name, 1)})
 
