@@ -316,3 +316,14 @@ def test_sums_of_negated_floats(extent: int, device: Any) -> None:
     ]  # fmt: skip
     for (name, got), want in zip(results.items(), wanted, strict=True):
         np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, err_msg=name)
+
+
+def test_what_has_no_elements_has_a_gradient_of_a_join(device: Any) -> None:
+    full, empty = Tensor(np.ones((2, 3), np.float32)), Tensor(np.ones((2, 0), np.float32))
+    joined = sg.concat([empty, full, empty], 1)
+    joined.mul(2.0).sum().backward()
+    np.testing.assert_array_equal(joined.numpy(), np.ones((2, 3)))
+    np.testing.assert_array_equal(full.grad.numpy(), np.full((2, 3), 2.0))
+    assert empty.grad.shape == (2, 0)
+    none = sg.concat([empty[:0], full[:0]], 1)
+    assert none.numpy().shape == (0, 3)

@@ -137,17 +137,18 @@ class _NoFit(Exception):
     """The numbers vary in a way that no program can follow."""
 
 
-def _relations(samples: Sequence[Numbers]) -> tuple[list[Any], list[int]]:
+def _relations(samples: Sequence[Numbers], lines: bool) -> tuple[list[Any], list[int]]:
     """Return every number as an expression of symbols, and the place of each symbol's own number.
 
-    What never varied is itself; a constant that varied is None.
+    What never varied is itself; a constant that varied is None. `lines`: numbers may lie on a line
+    over another. By chance they do so where nothing in the graph does, which then fits nowhere.
     """
     columns = list(zip(*samples, strict=True))
     found: dict[tuple[Any, ...], Any] = {}
     bases: list[tuple[int, ...]] = []
     ordered = dict.fromkeys(c for c in columns if len(set(c)) > 1)
     for column in sorted((c for c in ordered if isinstance(c[0], int)), key=lambda c: c[-1]):
-        related = _related(column, bases)
+        related = _related(column, bases, lines)
         if related is None:
             if min(column) < 2:
                 raise _NoFit
@@ -158,8 +159,8 @@ def _relations(samples: Sequence[Numbers]) -> tuple[list[Any], list[int]]:
     return results, [columns.index(b) for b in bases]
 
 
-def _related(column: tuple[int, ...], bases: Sequence[tuple[int, ...]]) -> Any:
-    """Return k*a, k*a*b, a + k or k*a + l over earlier columns, or None."""
+def _related(column: tuple[int, ...], bases: Sequence[tuple[int, ...]], lines: bool) -> Any:
+    """Return k*a, k*a*b or, of `lines`, a + k or k*a + l over earlier columns; or None."""
     symbols = [symbol(i) for i in range(len(bases))]
     terms = list(zip(symbols, bases, strict=True))
     for i, (a, values) in enumerate(list(terms)):
@@ -169,7 +170,7 @@ def _related(column: tuple[int, ...], bases: Sequence[tuple[int, ...]]) -> Any:
         times = column[0] // values[0]
         if times and all(c == times * v for c, v in zip(column, values, strict=True)):
             return term * times
-    for a, values in zip(symbols, bases, strict=True):
+    for a, values in zip(symbols, bases, strict=True) if lines else ():
         steps = [(c - column[0], v - values[0]) for c, v in zip(column, values, strict=True)]
         times = next((c // v for c, v in steps if v), 0)
         # Two samples lie on some line in any case.
@@ -276,15 +277,19 @@ class Family:
         full = len(self.programs) >= _MOST_PROGRAMS or self.failures >= _MOST_FAILURES
         if len(set(self.samples)) < 2 or full:
             return None
-        try:
-            generic = _compiled(self.samples, order, kept, target, fusion)
-        except Exception as error:  # nobody's program may fail for being asked twice
-            if settings.current().verify and not isinstance(error, _NoFit):
-                raise
-            self.failures += 1
-            return None
-        self.programs.append(generic)
-        return generic
+        failure: Exception = _NoFit()
+        for lines in (True, False):
+            try:
+                generic = _compiled(self.samples, order, kept, target, fusion, lines)
+            except Exception as error:  # nobody's program may fail for being asked twice
+                failure = error
+            else:
+                self.programs.append(generic)
+                return generic
+        if settings.current().verify and not isinstance(failure, _NoFit):
+            raise failure
+        self.failures += 1
+        return None
 
     def reject(self, generic: Generic) -> None:
         """Forget a program that the driver refused, and make no other."""
@@ -294,9 +299,9 @@ class Family:
 
 def _compiled(
     samples: Sequence[Numbers], order: Sequence[Node], kept: Sequence[Node], target: Target,
-    fusion: bool,
+    fusion: bool, lines: bool,
 ) -> Generic:  # fmt: skip
-    expressions, bases = _relations(samples)
+    expressions, bases = _relations(samples, lines)
     columns = [[s[place] for s in samples] for place in bases]
     typical = [max(*column, _TYPICAL) for column in columns]
     limits = tuple(_REACH * n for n in typical)

@@ -369,6 +369,8 @@ def _concat(d: Twelve, node: Node, s: list[Any]) -> Any:
     total, start = d.zero, 0
     for src, x in zip(node.srcs, s, strict=True):
         end = start + src.shape[node.arg]
+        if not src.size:
+            continue
         part = d.gather(x, node.arg, len(node.shape), d.array(places[:, start:end]))
         total, start = d.add(total, part), end
     return total

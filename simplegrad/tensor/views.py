@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 def concat_nodes(nodes: Sequence[Node], axis: int) -> Node:
-    """Return nodes of one dtype joined along an axis; those without elements add nothing."""
-    nodes = [n for n in nodes if n.shape[axis]] or list(nodes[:1])
+    """Return nodes of one dtype joined along an axis."""
     return nodes[0] if len(nodes) == 1 else make(ops.CONCAT, tuple(nodes), axis)
 
 

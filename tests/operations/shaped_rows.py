@@ -147,6 +147,16 @@ ROWS: list[Shaped] = [
         lambda x: sg.scatter_add(np.arange(x.shape[0]) % 3, x, 4),
         _scattered,
     ),
+    Shaped(
+        "concat",
+        lambda x: sg.concat([x[1:], x[:0], x], 0),
+        lambda x: np.concatenate([x[1:], x[:0], x], 0),
+    ),
+    Shaped(
+        "concat",
+        lambda x: sg.stack([x, x[::-1]], -1),
+        lambda x: np.stack([x, x[::-1]], -1),
+    ),
     Shaped("cumsum", lambda x: x.cumsum(0)),
     Shaped("cumsum", lambda x: x.cumsum(1)),
 ]  # fmt: skip

@@ -94,7 +94,9 @@ ROWS: dict[str, Row] = _unary() | {
     "as_strided back": Row(lambda x: x.as_strided((4,), (-2,), 9).square(), (X,)),
     "window_view": Row(lambda x: x.window_view((2, 3), 1).square().sum((-1, -2)), (IMAGE,)),
     "window_view strided": Row(lambda x: x.window_view((2, 2), 2).prod(-1), (IMAGE,)),
-    "concat stack": Row(lambda x: sg.concat([x, sg.stack([x[0], x[1]]) * 2], 1), (SMALL,)),
+    "concat stack": Row(
+        lambda x: sg.concat([x, sg.stack([x[0], x[1]]) * 2], 1), (SMALL,), "concat"
+    ),
     "roll tile repeat": Row(lambda x: x.roll(1, 0).tile(2, 1) * x.repeat(2, 0), (SMALL,)),
     # Contraction
     "einsum": Row(lambda x, y: sg.einsum("ij,jk->ik", x, y), (SMALL, X), "einsum"),

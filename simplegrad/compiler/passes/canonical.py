@@ -76,7 +76,8 @@ def _expand(node: Node, pieces: list[Node]) -> Node:
     elif node.op is ops.SCATTER_ADD:
         result = _scatter_add(node, pieces)
     elif node.op is ops.CONCAT:
-        result = _concat(node.srcs, node.arg)
+        result = _concat([s for s in node.srcs if s.size] or node.srcs[:1], node.arg)
+        result = build.reshape(result, node.shape)  # of no elements, with any other extents
     else:
         return node
     for new in topological([result]):
