@@ -18,7 +18,9 @@ from simplegrad import dtypes
 from simplegrad.compiler.program import Program
 from simplegrad.graph.node import Node
 from simplegrad.runtime import profile
+from simplegrad.runtime.cells import cells
 from simplegrad.runtime.device import Device
+from simplegrad.runtime.donation import Watch
 
 _Users = list[tuple[Callable[[int, Any], None], int]]
 """Who takes an argument: the kernels' setters, and the argument's number there."""
@@ -80,7 +82,8 @@ class Plan:
 
     def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
-        self.cells, self._cell_of = _cells(program, device)
+        found = cells(program, device.size_class)
+        self.cells = found.sizes
         self.binding: Binding = like.binding if like else Binding(program, device)
         # Sizes that differ from shape to shape follow all other arguments.
         self._extents = [
@@ -95,27 +98,46 @@ class Plan:
         self.scalars = [
             (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
         ]  # fmt: skip
-        self._fresh = list(self._cell_of.items())
-        self._slots = [*[slot for slot, _ in self.leaves], *self._cell_of]
+        self._fresh = list(found.of.items())
+        self._slots = [*[slot for slot, _ in self.leaves], *found.of]
+        places_of_leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
+        self.heirs = [(places_of_leaves[slot], cell) for slot, cell in found.heirs]
+        """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
+        self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
+        """Of each heir the input's place in the order, and the bytes of the cell."""
+        self.watch: Watch | None = None
+        """What tells whether inputs die."""
+        self._left: dict[tuple[int, ...], list[int]] = {}
+        """The sizes of the cells that are left to allocate, by those that inputs become."""
         places = {slot: i for i, slot in enumerate(self._slots)}
         # A target may be an input as it stands, or share its memory with another target.
         self._results = [places[slot] for slot in program.results]
 
-    def run(self, order: Sequence[Node], counted: bool = True) -> list[Any]:
+    def run(
+        self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = ()
+    ) -> list[Any]:
         """Enqueue the launches over the leaves of `order`; return a buffer per target.
 
-        Open profiles see them unless `counted` is false.
+        Open profiles see them unless `counted` is false. `dying` are those of `heirs`, by number,
+        whose buffer nobody reads afterwards.
         """
-        return self.replay([order[i].buffer for _, i in self.leaves], order, counted)
+        return self.replay([order[i].buffer for _, i in self.leaves], order, counted, dying)
 
     def replay(
-        self, buffers: list[Any], numbers: Sequence[Node] | Mapping[int, Node], counted: bool = True
-    ) -> list[Any]:
+        self, buffers: list[Any], numbers: Sequence[Node] | Mapping[int, Node],
+        counted: bool = True, dying: Sequence[int] = (),
+    ) -> list[Any]:  # fmt: skip
         """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order."""
         device, binding = self.device, self.binding
         with device.lock:
-            cells = device.allocate_all(self.cells)
-            buffers += [cells[cell] for _, cell in self._fresh]
+            if dying:
+                fresh = device.allocate_all(self._sizes_without(tuple(dying)))
+                for heir in dying:
+                    leaf, cell = self.heirs[heir]
+                    fresh.insert(cell, buffers[leaf])
+            else:
+                fresh = device.allocate_all(self.cells)
+            buffers += [fresh[cell] for _, cell in self._fresh]
             if binding.sized_for is not self:
                 for kernel, i, extent in self._extents:
                     binding.setters[kernel](i, extent)
@@ -127,6 +149,15 @@ class Plan:
             else:
                 device.launch_all(binding.kernels, self.sizes, self.groups)
         return [buffers[i] for i in self._results]
+
+    def _sizes_without(self, dying: tuple[int, ...]) -> list[int]:
+        left = self._left.get(dying)
+        if left is None:
+            taken = {self.heirs[heir][1] for heir in dying}
+            left = [size for cell, size in enumerate(self.cells) if cell not in taken]
+            if len(self._left) < _MOST_LEFT:
+                self._left[dying] = left
+        return left
 
     def seconds(self) -> float:
         """Run the launches again with the arguments of the last `run`; return their device time.
@@ -150,35 +181,7 @@ class Plan:
             profile.count_launch(self.device, launch, span, began)
 
 
-def _cells(program: Program, device: Device) -> tuple[list[int], dict[int, int]]:
-    """Return the sizes of the cells in bytes, and the cell of every temporary and result."""
-    sizes: list[int] = []
-    cell_of: dict[int, int] = {}
-    free: dict[int, list[int]] = {}
-
-    def place(slot: int) -> None:
-        size = device.size_class(program.slots[slot].nbytes)
-        idle = free.get(size)
-        if idle:
-            cell_of[slot] = idle.pop()
-        else:
-            cell_of[slot] = len(sizes)
-            sizes.append(size)
-
-    for launch in program.launches:
-        for slot in launch.slots:
-            if program.slots[slot].role in _FRESH and slot not in cell_of:
-                place(slot)
-        for slot in launch.release:
-            cell = cell_of[slot]
-            free.setdefault(sizes[cell], []).append(cell)
-    for slot in program.results:
-        if program.slots[slot].role in _FRESH and slot not in cell_of:
-            place(slot)  # an empty array, which no launch writes
-    return sizes, cell_of
-
-
-_FRESH = ("temp", "out")
+_MOST_LEFT = 16
 _SIZES = {"int": np.int32, "long": np.int64}
 
 

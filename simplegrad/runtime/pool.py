@@ -1,7 +1,8 @@
 """Device memory by size class: what is freed is handed out again, without asking the driver.
 
-Sizes are rounded up to one of four classes per octave, so at most a quarter is lost. One in-order
-queue makes reuse safe at once: whatever still reads the old content was enqueued earlier.
+Sizes are rounded up to one of four classes per octave, so at most a quarter is lost; from 64 KiB on
+to one of sixteen, at most a sixteenth, and what is free up to a quarter larger serves before the
+driver is asked, so that arrays of varying lengths find memory too. One in-order queue makes reuse safe at once: whatever still reads the old content was enqueued earlier.
 
 A buffer may die anywhere: in another thread, or by a garbage collection in the middle of a method
 of its own pool. Its death therefore waits for no lock: it lands in a queue, which whoever holds
@@ -11,6 +12,7 @@ steps of a method finds and leaves every list in its place.
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import threading
@@ -21,6 +23,8 @@ from typing import Any
 from simplegrad.errors import OutOfMemory
 
 _SMALLEST = 256
+_COARSE = 64 << 10
+"""Bytes up to which an octave has four classes."""
 _ALWAYS_KEPT = 64 << 20
 """Bytes of free memory that are never given back unasked."""
 
@@ -64,11 +68,11 @@ class Pool:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
         size = self.size_class(nbytes)
         try:
-            raw = self._take(size)
+            raw, size = self._take(size)
         except OutOfMemory:
             gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
             self.trim()
-            raw = self._take(size)
+            raw, size = self._take(size)
         return Buffer(raw, size, self)
 
     def size_class(self, nbytes: int) -> int:
@@ -92,16 +96,22 @@ class Pool:
             self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
         return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
 
-    def _take(self, size: int) -> Any:
+    def _take(self, size: int) -> tuple[Any, int]:
+        """Return memory of `size` bytes or somewhat more, and how many."""
         with self._lock:
             if self._dead:
                 self._settle()
             free = self._free.get(size)
+            if not free and size > _COARSE:
+                for larger in _larger(size):
+                    if free := self._free.get(larger):
+                        size = larger
+                        break
             raw = free.pop() if free else self._new(size)
             in_use = self.in_use_bytes = self.in_use_bytes + size
             if in_use > self.peak_bytes:
                 self.peak_bytes = in_use
-        return raw
+        return raw, size
 
     def _new(self, size: int) -> Any:
         cap = self._cap()
@@ -170,12 +180,23 @@ class Pool:
 
 
 def size_class(nbytes: int) -> int:
-    """Return the class of a size: the next of four steps between powers of two.
+    """Return the class of a size: the next of four or sixteen steps between powers of two.
 
-    >>> size_class(1000), size_class(1025)
-    (1024, 1280)
+    >>> size_class(1000), size_class(1025), size_class(1_000_000)
+    (1024, 1280, 1015808)
     """
     if nbytes <= _SMALLEST:
         return _SMALLEST
-    step = 1 << ((nbytes - 1).bit_length() - 3)
+    step = 1 << ((nbytes - 1).bit_length() - (3 if nbytes <= _COARSE else 5))
     return -(-nbytes // step) * step
+
+
+@functools.lru_cache(4096)
+def _larger(size: int) -> tuple[int, ...]:
+    """Return the classes above one that are at most a quarter larger."""
+    found = []
+    larger = size_class(size + 1)
+    while larger <= size + size // 4:
+        found.append(larger)
+        larger = size_class(larger + 1)
+    return tuple(found)
