@@ -11,7 +11,7 @@ at most one input, so that each can be decided by itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from simplegrad.compiler.program import Program
@@ -31,103 +31,102 @@ class Cells:
     """(slot of an input, the cell that may take its buffer), by rising cell."""
 
 
-@dataclass(frozen=True)
-class _Birth:
-    """Where a cell comes into being: its number, the launch, and who is there first."""
-
-    cell: int
-    launch: int
-    slot: int
-
-
 def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
     """Return the cells of a program; `size_class` gives the bytes that a buffer really takes."""
+    slots = program.slots
+    size_of = [size_class(slot.nbytes) if slot.role != "scalar" else 0 for slot in slots]
+    last = _last_reads(program)
     sizes: list[int] = []
     of: dict[int, int] = {}
     free: dict[int, list[int]] = {}
-    births: list[_Birth] = []
+    births: list[tuple[int, int]] = []
+    """Per cell the launch that it is needed for first."""
+    heirs: dict[int, int] = {}
 
-    def place(slot: int, number: int) -> None:
-        size = size_class(program.slots[slot].nbytes)
-        idle = free.get(size)
-        if idle:
+    def new(slot: int, number: int) -> None:
+        of[slot] = len(sizes)
+        births.append((number, len(sizes)))
+        sizes.append(size_of[slot])
+
+    def place(slot: int, number: int, inputs: dict[int, int]) -> None:
+        # A result takes an input's place even where a cell is idle: it stays when the plan is done.
+        idle = free.get(size_of[slot])
+        if idle and not (slot in inputs and slots[slot].role == "out"):
             of[slot] = idle.pop()
-        else:
-            of[slot] = len(sizes)
-            births.append(_Birth(len(sizes), number, slot))
-            sizes.append(size)
+            return
+        new(slot, number)
+        if slot in inputs:
+            heirs[inputs[slot]] = of[slot]
 
     for number, launch in enumerate(program.launches):
-        ending = {slot for slot in launch.release if slot in of}
-        for slot in launch.slots:
-            if program.slots[slot].role not in _FRESH or slot in of:
-                continue
-            size = size_class(program.slots[slot].nbytes)
-            for read, written in launch.in_place:
-                if written == slot and read in ending and sizes[of[read]] == size:
-                    of[slot] = of[read]
-                    ending.discard(read)
-                    break
+        fresh = [s for s in dict.fromkeys(launch.slots) if slots[s].role in _FRESH and s not in of]
+        over = _matched(fresh, launch.in_place, {
+            s: size_of[s] for s in launch.slots
+            if (s in launch.release and s in of) or last.get(s) == number
+        }, size_of)  # fmt: skip
+        inherited = set()
+        for slot in fresh:
+            read = over.get(slot, -1)
+            if read in of:
+                of[slot] = of[read]
+                inherited.add(read)
             else:
-                place(slot, number)
-        inherited = {of[slot] for slot in launch.slots if slot in of and slot not in launch.release}
+                place(slot, number, over)
         for slot in launch.release:
-            if of[slot] not in inherited:
+            if slot not in inherited:
                 free.setdefault(sizes[of[slot]], []).append(of[slot])
     for slot in program.results:
-        if program.slots[slot].role in _FRESH and slot not in of:
-            place(slot, len(program.launches))  # an empty array, which no launch writes
-    return Cells(sizes, of, _heirs(program, births, sizes, size_class))
-
-
-def _heirs(
-    program: Program, births: list[_Birth], sizes: list[int], size_class: Callable[[int], int]
-) -> list[tuple[int, int]]:
-    """Return which input's buffer each cell may begin as."""
-    last: dict[int, int] = {}
-    for number, launch in enumerate(program.launches):
-        for slot in launch.slots:
-            if program.slots[slot].role == "leaf":
-                last[slot] = number
-    for slot in program.results:
-        last.pop(slot, None)  # an input that is a result as it stands
-    size_of = {slot: size_class(program.slots[slot].nbytes) for slot in last}
-    heir: dict[int, int] = {}
-    """The cell of an input."""
-
-    def offered(birth: _Birth) -> list[int]:
-        return [
-            read for read, written in program.launches[birth.launch].in_place
-            if written == birth.slot
-            and last.get(read) == birth.launch
-            and size_of[read] == sizes[birth.cell]
-        ]  # fmt: skip
-
-    # In the launch itself: as many as possible, since each result of an optimiser's kernel may
-    # take what it replaces, but some may take several (Kuhn, 1955).
-    options = {b.cell: offered(b) for b in births if b.launch < len(program.launches)}
-    for cell in options:
-        _match(cell, options, heir, set())
-    # After the last launch that reads the input.
-    taken = set(heir.values())
+        if slots[slot].role in _FRESH and slot not in of:
+            new(slot, len(program.launches))  # an empty array, which no launch writes
+    # What is left of the inputs serves after the launch that reads it last.
     waiting: dict[int, deque[int]] = {}
-    for slot in sorted(last.keys() - heir.keys(), key=lambda slot: (last[slot], slot)):
+    for slot in sorted(last.keys() - heirs.keys(), key=lambda slot: (last[slot], slot)):
         waiting.setdefault(size_of[slot], deque()).append(slot)
-    for birth in births:
-        own = waiting.get(sizes[birth.cell])
-        if own and birth.cell not in taken and last[own[0]] < birth.launch:
-            heir[own.popleft()] = birth.cell
-    return sorted(heir.items(), key=lambda item: item[1])
+    taken = set(heirs.values())
+    for number, cell in births:
+        own = waiting.get(sizes[cell])
+        if own and cell not in taken and last[own[0]] < number:
+            heirs[own.popleft()] = cell
+    return Cells(sizes, of, sorted(heirs.items(), key=lambda item: item[1]))
 
 
-def _match(
-    cell: int, options: dict[int, list[int]], heir: dict[int, int], seen: set[int]
-) -> bool:
-    """Give a cell one of its inputs, moving others to their alternatives if need be."""
-    for slot in options[cell]:
-        if slot not in seen:
-            seen.add(slot)
-            if slot not in heir or _match(heir[slot], options, heir, seen):
-                heir[slot] = cell
-                return True
-    return False
+def _last_reads(program: Program) -> dict[int, int]:
+    """Return the last launch that reads each input, but for those that are results as well."""
+    last = {
+        slot: number
+        for number, launch in enumerate(program.launches)
+        for slot in launch.slots
+        if program.slots[slot].role == "leaf"
+    }
+    for slot in program.results:
+        last.pop(slot, None)
+    return last
+
+
+def _matched(
+    fresh: Sequence[int], pairs: Sequence[tuple[int, int]], ending: dict[int, int],
+    size_of: Sequence[int],
+) -> dict[int, int]:  # fmt: skip
+    """Return which of the slots that end here each fresh one is written over.
+
+    As many as possible: of an optimiser's results each may take what it replaces, but some may
+    take several (augmenting paths: Kuhn, 1955).
+    """
+    options = {
+        slot: [r for r, w in pairs if w == slot and ending.get(r) == size_of[slot]]
+        for slot in fresh
+    }  # fmt: skip
+    taker: dict[int, int] = {}
+
+    def match(slot: int, seen: set[int]) -> bool:
+        for read in options[slot]:
+            if read not in seen:
+                seen.add(read)
+                if read not in taker or match(taker[read], seen):
+                    taker[read] = slot
+                    return True
+        return False
+
+    for slot in fresh:
+        match(slot, set())
+    return {slot: read for read, slot in taker.items()}

@@ -77,9 +77,13 @@ def save(key: str, program: Program) -> None:
 def _encode(program: Program) -> dict[str, Any]:
     launches = [
         [
-            astuple(replace(x.source, tile=None)), x.slots, x.bytes_read, x.bytes_written,
-            x.release, x.in_place,
-        ]  # fmt: skip
+            astuple(replace(x.source, tile=None)),
+            x.slots,
+            x.bytes_read,
+            x.bytes_written,
+            x.release,
+            x.in_place,
+        ]
         for x in program.launches
     ]
     return {

@@ -1,8 +1,9 @@
 """Device memory by size class: what is freed is handed out again, without asking the driver.
 
-Sizes are rounded up to one of four classes per octave, so at most a quarter is lost; from 64 KiB on
-to one of sixteen, at most a sixteenth, and what is free up to a quarter larger serves before the
-driver is asked, so that arrays of varying lengths find memory too. One in-order queue makes reuse safe at once: whatever still reads the old content was enqueued earlier.
+Sizes are rounded up to one of four classes per octave, so at most a quarter is lost; from 64 KiB
+on to one of sixteen, so at most a sixteenth, and there free memory of up to a quarter more serves
+before the driver is asked: arrays of varying lengths find some. One in-order queue makes reuse
+safe at once: whatever still reads the old content was enqueued earlier.
 
 A buffer may die anywhere: in another thread, or by a garbage collection in the middle of a method
 of its own pool. Its death therefore waits for no lock: it lands in a queue, which whoever holds

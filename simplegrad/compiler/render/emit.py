@@ -17,8 +17,8 @@ from typing import Any
 
 from simplegrad import settings
 from simplegrad.compiler.ir.axes import all_indices, children, dependences, int_type
-from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.ir.in_place import Pairs
+from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.ir.kernel import (
     APPLY,
     ARG,

@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.in_place import Pairs
+from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.kernel import Kernel, Output, Value
 from simplegrad.compiler.ir.symbolic import names_in, symbolic
 from simplegrad.compiler.passes.groups import Rewriter
