@@ -24,7 +24,9 @@ class Cells:
     """The cells of a program."""
 
     sizes: list[int]
-    """In bytes."""
+    """In bytes; those that hold a result stand first."""
+    lasting: int
+    """How many hold a result."""
     of: dict[int, int]
     """The cell of every slot that is a temporary or a result."""
     heirs: list[tuple[int, int]]
@@ -87,7 +89,18 @@ def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
         own = waiting.get(sizes[cell])
         if own and cell not in taken and last[own[0]] < number:
             heirs[own.popleft()] = cell
-    return Cells(sizes, of, sorted(heirs.items(), key=lambda item: item[1]))
+    return _sorted(program, sizes, of, heirs)
+
+
+def _sorted(program: Program, sizes: list[int], of: dict[int, int], heirs: dict[int, int]) -> Cells:
+    """Return the cells renumbered, so that those with a result stand first."""
+    lasting = {of[slot] for slot in program.results if slot in of}
+    old = [*sorted(lasting), *[c for c in range(len(sizes)) if c not in lasting]]
+    new = {cell: i for i, cell in enumerate(old)}
+    return Cells(
+        [sizes[c] for c in old], len(lasting), {slot: new[c] for slot, c in of.items()},
+        sorted(((slot, new[c]) for slot, c in heirs.items()), key=lambda item: item[1]),
+    )  # fmt: skip
 
 
 def _last_reads(program: Program) -> dict[int, int]:

@@ -9,6 +9,7 @@ cells of the run before, so that in a loop few arguments ever change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from time import perf_counter_ns
 from typing import Any
 
@@ -36,6 +37,8 @@ class Binding:
         """Per kernel what sets a number."""
         self.sized_for: Plan | None = None
         """The plan whose sizes are set, where they are arguments."""
+        self.numbers_of: Mapping[int, Node] | None = None
+        """Whose numbers are set, where all of them are one caller's."""
         self.users: list[_Users] = [[] for _ in program.slots]
         self.last: list[Any] = [None] * len(program.slots)
         """Per slot the driver's memory, or the user's number, that was set last."""
@@ -49,11 +52,11 @@ class Binding:
             for i, slot in enumerate(launch.slots):
                 self.users[slot].append((set_number if slot in scalars else kernel.set_arg, i))
 
-    def set_buffers(self, slots: Sequence[int], buffers: Sequence[Any]) -> None:
-        """Set the arguments whose memory is not that of the last run."""
+    def set_buffers(self, slots: Sequence[tuple[int, int]], raws: Sequence[Any]) -> None:
+        """Set the arguments whose memory is not that of the last run; `slots` are (slot, place)."""
         last = self.last
-        for slot, buffer in zip(slots, buffers, strict=True):
-            raw = buffer.raw
+        for slot, place in slots:
+            raw = raws[place]
             if raw is not last[slot]:
                 for set_arg, i in self.users[slot]:
                     set_arg(i, raw)
@@ -66,6 +69,7 @@ class Binding:
     ) -> None:
         """Set the arguments whose number is not that of the last run."""
         last = self.last
+        self.numbers_of = None
         for slot, position, dtype in scalars:
             value, before = order[position].value, last[slot]
             # 0.0 equals -0.0, and False 0: such pairs must not be taken for each other.
@@ -98,8 +102,13 @@ class Plan:
         self.scalars = [
             (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
         ]  # fmt: skip
-        self._fresh = list(found.of.items())
-        self._slots = [*[slot for slot, _ in self.leaves], *found.of]
+        self._lasting = found.lasting
+        count = len(self.leaves)
+        self._slots = [(slot, i) for i, (slot, _) in enumerate(self.leaves)]
+        self._slots += [(slot, count + cell) for slot, cell in found.of.items()]
+        """Slots of memory, each with its place among the leaves and cells."""
+        self._last: list[int] = []
+        """Which memory the driver had for leaves and cells in the last run."""
         places_of_leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
         self.heirs = [(places_of_leaves[slot], cell) for slot, cell in found.heirs]
         """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
@@ -107,57 +116,87 @@ class Plan:
         """Of each heir the input's place in the order, and the bytes of the cell."""
         self.watch: Watch | None = None
         """What tells whether inputs die."""
-        self._left: dict[tuple[int, ...], list[int]] = {}
-        """The sizes of the cells that are left to allocate, by those that inputs become."""
-        places = {slot: i for i, slot in enumerate(self._slots)}
+        self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
+        """The sizes of the cells that are left to allocate, by the inputs that become cells."""
+        places = dict(self._slots)
         # A target may be an input as it stands, or share its memory with another target.
-        self._results = [places[slot] for slot in program.results]
+        self._pick = _picker([places[slot] for slot in program.results])
 
     def run(
         self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = ()
-    ) -> list[Any]:
+    ) -> Sequence[Any]:
         """Enqueue the launches over the leaves of `order`; return a buffer per target.
 
         Open profiles see them unless `counted` is false. `dying` are those of `heirs`, by number,
         whose buffer nobody reads afterwards.
         """
-        return self.replay([order[i].buffer for _, i in self.leaves], order, counted, dying)
+        buffers = [order[i].buffer for _, i in self.leaves]
+        with self.device.lock:
+            self.binding.set_numbers(self.scalars, order)
+            return self._run(buffers, counted, tuple(dying))
 
     def replay(
-        self, buffers: list[Any], numbers: Sequence[Node] | Mapping[int, Node],
-        counted: bool = True, dying: Sequence[int] = (),
-    ) -> list[Any]:  # fmt: skip
-        """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order."""
+        self, buffers: list[Any], numbers: Mapping[int, Node], live: Sequence[int],
+        dying: tuple[int, ...] = (),
+    ) -> Sequence[Any]:  # fmt: skip
+        """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order.
+
+        Of the numbers of one caller only the `live` ones (places in `scalars`) ever change.
+        """
+        with self.device.lock:
+            binding = self.binding
+            known = binding.numbers_of is numbers
+            changing = [self.scalars[i] for i in live] if known else self.scalars
+            if changing:
+                binding.set_numbers(changing, numbers)
+            binding.numbers_of = numbers
+            return self._run(buffers, True, dying)
+
+    def _run(self, buffers: list[Any], counted: bool, dying: tuple[int, ...]) -> Sequence[Any]:
+        """Enqueue the launches, whose numbers are set; the device's lock is held."""
         device, binding = self.device, self.binding
-        with device.lock:
+        lasting, passing = self._left.get(dying) or self._sizes_without(dying)
+        made = device.allocate_all(lasting)
+        lent: tuple[list[Any], Sequence[int]] = ([], ())
+        try:
+            lent = device.borrow(passing)
+            between = lent[0]
             if dying:
-                fresh = device.allocate_all(self._sizes_without(tuple(dying)))
+                between = list(between)
                 for heir in dying:
                     leaf, cell = self.heirs[heir]
-                    fresh.insert(cell, buffers[leaf])
-            else:
-                fresh = device.allocate_all(self.cells)
-            buffers += [fresh[cell] for _, cell in self._fresh]
+                    if cell < self._lasting:
+                        made.insert(cell, buffers[leaf])
+                    else:
+                        between.insert(cell - self._lasting, buffers[leaf].raw)
+            raws = [b.raw for b in (*buffers, *made)]
+            raws += between
             if binding.sized_for is not self:
                 for kernel, i, extent in self._extents:
                     binding.setters[kernel](i, extent)
                 binding.sized_for = self
-            binding.set_numbers(self.scalars, numbers)
-            binding.set_buffers(self._slots, buffers)
+                self._last = []
+            which = list(map(id, raws))  # the binding keeps them alive
+            if which != self._last:
+                binding.set_buffers(self._slots, raws)
+                self._last = which
             if counted and profile.profiling():
                 self._run_timed()
             else:
                 device.launch_all(binding.kernels, self.sizes, self.groups)
-        return [buffers[i] for i in self._results]
+        finally:
+            device.restore(*lent)
+        return self._pick([*buffers, *made])
 
-    def _sizes_without(self, dying: tuple[int, ...]) -> list[int]:
-        left = self._left.get(dying)
-        if left is None:
-            taken = {self.heirs[heir][1] for heir in dying}
-            left = [size for cell, size in enumerate(self.cells) if cell not in taken]
-            if len(self._left) < _MOST_LEFT:
-                self._left[dying] = left
-        return left
+    def _sizes_without(self, dying: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Return the sizes of the cells to allocate: those with results, and those without."""
+        taken = {self.heirs[heir][1] for heir in dying}
+        left = [(cell, size) for cell, size in enumerate(self.cells) if cell not in taken]
+        lasting = [size for cell, size in left if cell < self._lasting]
+        passing = [size for cell, size in left if cell >= self._lasting]
+        if len(self._left) < _MOST_LEFT:
+            self._left[dying] = (lasting, passing)
+        return lasting, passing
 
     def seconds(self) -> float:
         """Run the launches again with the arguments of the last `run`; return their device time.
@@ -185,8 +224,19 @@ _MOST_LEFT = 16
 _SIZES = {"int": np.int32, "long": np.int64}
 
 
+def _picker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda found: [found[i] for i in places]
+
+
+_PLAIN = float(np.finfo(np.float32).max)
+
+
 def scalar_argument(value: bool | int | float, dtype: dtypes.DType) -> Any:
     """Return a number as the C type that kernels take: the dtype's compute type."""
+    if dtype is dtypes.float32 and -_PLAIN < value < _PLAIN:
+        return np.float32(value)
     if dtype.kind == "b":
         return np.int32(value)
     if dtype.is_float:

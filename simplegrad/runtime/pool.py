@@ -1,7 +1,7 @@
 """Device memory by size class: what is freed is handed out again, without asking the driver.
 
 Sizes are rounded up to one of four classes per octave, so at most a quarter is lost; from 64 KiB
-on to one of sixteen, so at most a sixteenth, and there free memory of up to a quarter more serves
+on to one of sixteen, so at most a sixteenth, and there free memory of up to an eighth more serves
 before the driver is asked: arrays of varying lengths find some. One in-order queue makes reuse
 safe at once: whatever still reads the old content was enqueued earlier.
 
@@ -67,13 +67,7 @@ class Pool:
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
-        size = self.size_class(nbytes)
-        try:
-            raw, size = self._take(size)
-        except OutOfMemory:
-            gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
-            self.trim()
-            raw, size = self._take(size)
+        raw, size = self._take_or_trim(self.size_class(nbytes))
         return Buffer(raw, size, self)
 
     def size_class(self, nbytes: int) -> int:
@@ -96,6 +90,53 @@ class Pool:
                 buffers.append(Buffer(raws.pop(), size, self))
             self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
         return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
+
+    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
+        """Return memory for a moment, as the driver's own objects, and its true sizes.
+
+        Give both to `restore`. Raises `OutOfMemory` as `allocate` does.
+        """
+        raws: list[Any] = []
+        with self._lock:
+            if self._dead:
+                self._settle()
+            free = self._free
+            for size in sizes:
+                own = free.get(size)
+                if not own:
+                    break
+                raws.append(own.pop())
+            self.in_use_bytes += sum(sizes[: len(raws)])
+            if self.in_use_bytes > self.peak_bytes:
+                self.peak_bytes = self.in_use_bytes
+        if len(raws) == len(sizes):
+            return raws, sizes
+        true = list(sizes[: len(raws)])
+        try:
+            for size in sizes[len(raws) :]:
+                raw, size = self._take_or_trim(size)
+                raws.append(raw)
+                true.append(size)
+        except BaseException:
+            self.restore(raws, true)
+            raise
+        return raws, true
+
+    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Take back what `borrow` gave; the next one gets the same, in the same order."""
+        with self._lock:
+            for raw, size in zip(reversed(raws), reversed(sizes), strict=True):
+                self._free.setdefault(size, []).append(raw)
+            self.in_use_bytes -= sum(sizes)
+            self._bound()
+
+    def _take_or_trim(self, size: int) -> tuple[Any, int]:
+        try:
+            return self._take(size)
+        except OutOfMemory:
+            gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
+            self.trim()
+            return self._take(size)
 
     def _take(self, size: int) -> tuple[Any, int]:
         """Return memory of `size` bytes or somewhat more, and how many."""
@@ -141,13 +182,17 @@ class Pool:
         if self._lock.acquire(blocking=False):
             try:
                 self._settle()
-                free = self.held_bytes - self.in_use_bytes
-                if free > _ALWAYS_KEPT and not sys.is_finalizing():
-                    most = self._cap() // 2
-                    if 0 < most < free:
-                        self._shed(most // 2)  # well below, so that the next few cost nothing
+                self._bound()
             finally:
                 self._lock.release()
+
+    def _bound(self) -> None:
+        """Give memory back where more than half the cap is free; the lock is held."""
+        free = self.held_bytes - self.in_use_bytes
+        if free > _ALWAYS_KEPT and not sys.is_finalizing():
+            most = self._cap() // 2
+            if 0 < most < free:
+                self._shed(most // 2)  # well below, so that the next few cost nothing
 
     def _settle(self) -> None:
         """Sort the memory of dead buffers into the free lists; the lock is held."""
@@ -194,10 +239,10 @@ def size_class(nbytes: int) -> int:
 
 @functools.lru_cache(4096)
 def _larger(size: int) -> tuple[int, ...]:
-    """Return the classes above one that are at most a quarter larger."""
+    """Return the classes above one that are at most an eighth larger."""
     found = []
     larger = size_class(size + 1)
-    while larger <= size + size // 4:
+    while larger <= size + size // 8:
         found.append(larger)
         larger = size_class(larger + 1)
     return tuple(found)
