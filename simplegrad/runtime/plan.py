@@ -9,7 +9,8 @@ cells of the run before, so that in a loop few arguments ever change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
+from itertools import compress, repeat
+from operator import itemgetter, ne
 from time import perf_counter_ns
 from typing import Any
 
@@ -52,15 +53,12 @@ class Binding:
             for i, slot in enumerate(launch.slots):
                 self.users[slot].append((set_number if slot in scalars else kernel.set_arg, i))
 
-    def set_buffers(self, slots: Sequence[tuple[int, int]], raws: Sequence[Any]) -> None:
-        """Set the arguments whose memory is not that of the last run; `slots` are (slot, place)."""
-        last = self.last
-        for slot, place in slots:
-            raw = raws[place]
-            if raw is not last[slot]:
-                for set_arg, i in self.users[slot]:
-                    set_arg(i, raw)
-                last[slot] = raw
+    def set_buffer(self, slot: int, raw: Any) -> None:
+        """Set the arguments of a slot to the driver's memory."""
+        if raw is not self.last[slot]:
+            for set_arg, i in self.users[slot]:
+                set_arg(i, raw)
+            self.last[slot] = raw
 
     def set_numbers(
         self,
@@ -104,9 +102,12 @@ class Plan:
         ]  # fmt: skip
         self._lasting = found.lasting
         count = len(self.leaves)
-        self._slots = [(slot, i) for i, (slot, _) in enumerate(self.leaves)]
-        self._slots += [(slot, count + cell) for slot, cell in found.of.items()]
-        """Slots of memory, each with its place among the leaves and cells."""
+        places = {slot: i for i, (slot, _) in enumerate(self.leaves)}
+        places |= {slot: count + cell for slot, cell in found.of.items()}
+        self._slots: list[list[int]] = [[] for _ in range(count + len(self.cells))]
+        """The slots of each leaf and cell."""
+        for slot, place in places.items():
+            self._slots[place].append(slot)
         self._last: list[int] = []
         """Which memory the driver had for leaves and cells in the last run."""
         places_of_leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
@@ -118,7 +119,6 @@ class Plan:
         """What tells whether inputs die."""
         self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
         """The sizes of the cells that are left to allocate, by the inputs that become cells."""
-        places = dict(self._slots)
         # A target may be an input as it stands, or share its memory with another target.
         self._pick = _picker([places[slot] for slot in program.results])
 
@@ -136,19 +136,19 @@ class Plan:
             return self._run(buffers, counted, tuple(dying))
 
     def replay(
-        self, buffers: list[Any], numbers: Mapping[int, Node], live: Sequence[int],
+        self, buffers: list[Any], numbers: Mapping[int, Node], changed: Sequence[int],
         dying: tuple[int, ...] = (),
     ) -> Sequence[Any]:  # fmt: skip
         """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order.
 
-        Of the numbers of one caller only the `live` ones (places in `scalars`) ever change.
+        Between two runs with the same `numbers` only `changed` ones (places in `scalars`) change.
         """
         with self.device.lock:
             binding = self.binding
             known = binding.numbers_of is numbers
-            changing = [self.scalars[i] for i in live] if known else self.scalars
-            if changing:
-                binding.set_numbers(changing, numbers)
+            wanted = [self.scalars[i] for i in changed] if known else self.scalars
+            if wanted:
+                binding.set_numbers(wanted, numbers)
             binding.numbers_of = numbers
             return self._run(buffers, True, dying)
 
@@ -178,7 +178,10 @@ class Plan:
                 self._last = []
             which = list(map(id, raws))  # the binding keeps them alive
             if which != self._last:
-                binding.set_buffers(self._slots, raws)
+                changed = map(ne, which, self._last) if self._last else repeat(True)
+                for raw, slots in compress(zip(raws, self._slots, strict=True), changed):
+                    for slot in slots:
+                        binding.set_buffer(slot, raw)
                 self._last = which
             if counted and profile.profiling():
                 self._run_timed()

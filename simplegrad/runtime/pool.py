@@ -26,6 +26,8 @@ from simplegrad.errors import OutOfMemory
 _SMALLEST = 256
 _COARSE = 64 << 10
 """Bytes up to which an octave has four classes."""
+_LARGE, _MANY = 1 << 20, 64
+"""Bytes of a dead buffer, and a number of them, that are not left for the next allocation."""
 _ALWAYS_KEPT = 64 << 20
 """Bytes of free memory that are never given back unasked."""
 
@@ -63,7 +65,14 @@ class Pool:
         self._free: dict[int, list[Any]] = {}
         self._dead: deque[tuple[Any, int]] = deque()
         self._lock = threading.RLock()
-        self.held_bytes = self.in_use_bytes = self.peak_bytes = 0
+        self.held_bytes = self._used = self.peak_bytes = 0
+
+    @property
+    def in_use_bytes(self) -> int:
+        """Bytes of buffers that live."""
+        with self._lock:
+            self._settle()
+            return self._used
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
@@ -86,9 +95,10 @@ class Pool:
                 raws = free.get(size)
                 if not raws:
                     break
-                self.in_use_bytes += size
+                self._used += size
                 buffers.append(Buffer(raws.pop(), size, self))
-            self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
         return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
 
     def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
@@ -106,9 +116,9 @@ class Pool:
                 if not own:
                     break
                 raws.append(own.pop())
-            self.in_use_bytes += sum(sizes[: len(raws)])
-            if self.in_use_bytes > self.peak_bytes:
-                self.peak_bytes = self.in_use_bytes
+            self._used += sum(sizes[: len(raws)])
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
         if len(raws) == len(sizes):
             return raws, sizes
         true = list(sizes[: len(raws)])
@@ -127,7 +137,7 @@ class Pool:
         with self._lock:
             for raw, size in zip(reversed(raws), reversed(sizes), strict=True):
                 self._free.setdefault(size, []).append(raw)
-            self.in_use_bytes -= sum(sizes)
+            self._used -= sum(sizes)
             self._bound()
 
     def _take_or_trim(self, size: int) -> tuple[Any, int]:
@@ -150,7 +160,7 @@ class Pool:
                         size = larger
                         break
             raw = free.pop() if free else self._new(size)
-            in_use = self.in_use_bytes = self.in_use_bytes + size
+            in_use = self._used = self._used + size
             if in_use > self.peak_bytes:
                 self.peak_bytes = in_use
         return raw, size
@@ -169,7 +179,7 @@ class Pool:
         return raw
 
     def _full(self, size: int) -> OutOfMemory:
-        free = self.held_bytes - self.in_use_bytes
+        free = self.held_bytes - self._used
         return OutOfMemory(
             f"allocate: no room for {size:,} bytes; the pool holds {self.held_bytes:,} bytes, "
             f"{free:,} of them free, cap {self._cap():,} (0: none); delete tensors, work in "
@@ -179,7 +189,8 @@ class Pool:
     def _put_back(self, raw: Any, size: int) -> None:
         """Take the memory of a dead buffer; waits for nothing, since it runs in finalizers."""
         self._dead.append((raw, size))
-        if self._lock.acquire(blocking=False):
+        much = size >= _LARGE or len(self._dead) > _MANY  # else whoever allocates next sorts it in
+        if much and self._lock.acquire(blocking=False):
             try:
                 self._settle()
                 self._bound()
@@ -188,7 +199,7 @@ class Pool:
 
     def _bound(self) -> None:
         """Give memory back where more than half the cap is free; the lock is held."""
-        free = self.held_bytes - self.in_use_bytes
+        free = self.held_bytes - self._used
         if free > _ALWAYS_KEPT and not sys.is_finalizing():
             most = self._cap() // 2
             if 0 < most < free:
@@ -199,7 +210,7 @@ class Pool:
         while self._dead:
             raw, size = self._dead.popleft()
             self._free.setdefault(size, []).append(raw)
-            self.in_use_bytes -= size
+            self._used -= size
 
     def trim(self) -> int:
         """Give all free memory back to the driver; return how many bytes that was."""
@@ -210,7 +221,7 @@ class Pool:
     def _shed(self, keep: int) -> int:
         """Give memory back, the largest pieces first, until `keep` free bytes are left."""
         freed = 0
-        excess = self.held_bytes - self.in_use_bytes - keep
+        excess = self.held_bytes - self._used - keep
         if excess > 0:
             self._finish()  # PoCL takes memory away from kernels that still wait
         for size, raws in sorted(self._free.items(), reverse=True, key=lambda item: item[0]):

@@ -268,18 +268,18 @@ class _Writer:
     def step(self, step: Step) -> None:
         """Write the run of a plan."""
         plan = step.plan
-        live = []
+        changed = f"c{step.outputs[0] if step.outputs else 0}"
+        self.line(f"{changed} = []", 2)
         for i, (_, position, _) in enumerate(plan.scalars):
             node = step.scalars[position]
             for known, action in step.live:
                 if known is node:
-                    live.append(i)
-                    self.line(f"{self.name(node)}.value = v{action}", 2)
+                    scalar = self.name(node)
+                    new = f"{scalar}.value = v{action}; {changed}.append({i})"
+                    self.line(f"if v{action} is not {scalar}.value: {new}", 2)
         dying = self.dying(step)
         inputs = ", ".join(self.buffers[n] for n in step.inputs)
-        call = (
-            f"{self.name(plan.replay)}([{inputs}], {self.name(step.scalars)}, {tuple(live)}{dying})"
-        )
+        call = f"{self.name(plan.replay)}([{inputs}], {self.name(step.scalars)}, {changed}{dying})"
         made = [f"b{n}" for n in step.outputs]
         for number in step.outputs:
             self.buffers[number] = f"b{number}"
