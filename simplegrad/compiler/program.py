@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simplegrad import ops
 from simplegrad.compiler.ir.kernel import Kernel
@@ -39,6 +39,8 @@ class Launch:
     reasons: tuple[str, ...]
     release: tuple[int, ...] = ()
     """Slots whose buffer nobody reads after this launch."""
+    in_place: tuple[tuple[int, int], ...] = ()
+    """Slots (read, written) that may be one memory, as far as this launch goes."""
     symbols: tuple[int, ...] = ()
     """The numbers of the symbols, where `kernels` are over extents that stand for any number."""
 
@@ -106,7 +108,17 @@ class Placer:
                     written += arg.size * arg.dtype.itemsize
         kernels = tuple(low.kernel for low in lowered)
         reasons = tuple(r for low in lowered for r in low.group.reasons)
-        self.program.launches.append(Launch(source, slots, read, written, kernels, reasons))
+        # Other bodies run at the same time: none of them may read what is written over.
+        places = dict(zip(source.args, slots, strict=True))
+        shared = tuple([
+            (places[b, i], places[b, o])
+            for b, body in enumerate(bodies)
+            for i, o in body.in_place
+            if slots.count(places[b, i]) == 1
+        ])  # fmt: skip
+        self.program.launches.append(
+            Launch(source, slots, read, written, kernels, reasons, in_place=shared)
+        )
 
     def lifetimes(self) -> None:
         """Note after which launch each temporary is free."""
@@ -118,10 +130,7 @@ class Placer:
         for i, launch in enumerate(self.program.launches):
             free = tuple(n for n, when in last.items() if when == i)
             if free:
-                self.program.launches[i] = Launch(
-                    launch.source, launch.slots, launch.bytes_read, launch.bytes_written,
-                    launch.kernels, launch.reasons, free, launch.symbols,
-                )  # fmt: skip
+                self.program.launches[i] = replace(launch, release=free)
 
 
 def verify_program(program: Program) -> None:

@@ -7,7 +7,8 @@ makes its parameters fresh leaves: what was recorded before no longer leads to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,12 @@ from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
 from simplegrad.graph.prune import prune
 from simplegrad.runtime import recording
+from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
 Rate = float | Callable[[int], float]
+_Update = tuple[int, Any, Node, tuple[Node, ...]]
+"""A parameter's number, the parameter, its new value and its new state."""
 
 
 class Numbers:
@@ -109,7 +113,7 @@ class Optimizer:
     def step(self) -> None:
         """Update every parameter that has a gradient; everything runs as one plan."""
         numbers = Numbers()
-        updates: list[tuple[int, Any, Node, tuple[Node, ...]]] = []
+        updates: list[_Update] = []
         for i, p in enumerate(self.params):
             if p.grad is not None:
                 state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
@@ -118,14 +122,29 @@ class Optimizer:
         recording.effect(self._count)
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
         roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
-        kept = realize(
-            [n for _, _, new, state in updates for n in (new, *state)]
-            + [r for r in dict.fromkeys(roots) if r is not None and r.holders]
-        )
-        for i, p, new, state in updates:
-            self.state[i] = state
-            p._replace(new)
+        targets = [n for _, _, new, state in updates for n in (new, *state)]
+        targets += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
+        with self._replacing(updates) as given:
+            kept = realize(targets, given)
+            for i, p, new, state in updates:
+                self.state[i] = state
+                p._replace(new)
         prune(kept)
+
+    @contextmanager
+    def _replacing(self, updates: Sequence[_Update]) -> Iterator[set[Node]]:
+        """Give what a step replaces, which no gradient reaches any more, unless the step fails."""
+        states = [self.state[i] for i, _, _, _ in updates if i in self.state]
+        own = [s for s, n in zip(states, counts(states), strict=True) if n == EXPLAINED]
+        leaves = [p._node.leaf for _, p, _, _ in updates]
+        for _, p, _, _ in updates:
+            p._node.leaf = None
+        try:
+            yield {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
+        except BaseException:
+            for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
+                p._node.leaf = leaf
+            raise
 
     def _count(self) -> None:
         self.steps += 1

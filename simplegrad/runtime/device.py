@@ -62,6 +62,17 @@ class Device(ABC):
         """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
 
     @abstractmethod
+    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
+        """Return memory for a moment, and its true sizes: what `restore` takes back.
+
+        Restored memory may be handed out while launches that use it wait: they come first.
+        """
+
+    @abstractmethod
+    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Take back what `borrow` gave."""
+
+    @abstractmethod
     def from_host(self, array: Any, dtype: DType) -> Any:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
 

@@ -173,6 +173,14 @@ class OpenCLDevice(Device):
         """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
         return self.pool.allocate_all(sizes)
 
+    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
+        """Return memory for the launches of one plan; see `Pool.borrow`."""
+        return self.pool.borrow(sizes)
+
+    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Take back what `borrow` gave, once the launches are enqueued."""
+        self.pool.restore(raws, sizes)
+
     def from_host(self, array: Any, dtype: DType) -> Buffer:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
         if dtype is dtypes.float64 and not self.limits.fp64:
@@ -382,7 +390,7 @@ class OpenCLDevice(Device):
 
 
 _REFUSED_AFTER_FORK = (
-    "adopt", "allocate", "allocate_all", "compile", "compile_all", "from_host", "launch",
+    "adopt", "allocate", "allocate_all", "borrow", "compile", "compile_all", "from_host", "launch",
     "launch_all", "launch_timed", "share", "synchronize", "to_host",
 )  # fmt: skip
 

@@ -9,6 +9,8 @@ cells of the run before, so that in a loop few arguments ever change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress, repeat
+from operator import itemgetter, ne
 from time import perf_counter_ns
 from typing import Any
 
@@ -18,7 +20,9 @@ from simplegrad import dtypes
 from simplegrad.compiler.program import Program
 from simplegrad.graph.node import Node
 from simplegrad.runtime import profile
+from simplegrad.runtime.cells import cells
 from simplegrad.runtime.device import Device
+from simplegrad.runtime.donation import Watch
 
 _Users = list[tuple[Callable[[int, Any], None], int]]
 """Who takes an argument: the kernels' setters, and the argument's number there."""
@@ -34,6 +38,8 @@ class Binding:
         """Per kernel what sets a number."""
         self.sized_for: Plan | None = None
         """The plan whose sizes are set, where they are arguments."""
+        self.numbers_of: Mapping[int, Node] | None = None
+        """Whose numbers are set, where all of them are one caller's."""
         self.users: list[_Users] = [[] for _ in program.slots]
         self.last: list[Any] = [None] * len(program.slots)
         """Per slot the driver's memory, or the user's number, that was set last."""
@@ -47,15 +53,12 @@ class Binding:
             for i, slot in enumerate(launch.slots):
                 self.users[slot].append((set_number if slot in scalars else kernel.set_arg, i))
 
-    def set_buffers(self, slots: Sequence[int], buffers: Sequence[Any]) -> None:
-        """Set the arguments whose memory is not that of the last run."""
-        last = self.last
-        for slot, buffer in zip(slots, buffers, strict=True):
-            raw = buffer.raw
-            if raw is not last[slot]:
-                for set_arg, i in self.users[slot]:
-                    set_arg(i, raw)
-                last[slot] = raw
+    def set_buffer(self, slot: int, raw: Any) -> None:
+        """Set the arguments of a slot to the driver's memory."""
+        if raw is not self.last[slot]:
+            for set_arg, i in self.users[slot]:
+                set_arg(i, raw)
+            self.last[slot] = raw
 
     def set_numbers(
         self,
@@ -64,6 +67,7 @@ class Binding:
     ) -> None:
         """Set the arguments whose number is not that of the last run."""
         last = self.last
+        self.numbers_of = None
         for slot, position, dtype in scalars:
             value, before = order[position].value, last[slot]
             # 0.0 equals -0.0, and False 0: such pairs must not be taken for each other.
@@ -80,7 +84,8 @@ class Plan:
 
     def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
-        self.cells, self._cell_of = _cells(program, device)
+        found = cells(program, device.size_class)
+        self.cells = found.sizes
         self.binding: Binding = like.binding if like else Binding(program, device)
         # Sizes that differ from shape to shape follow all other arguments.
         self._extents = [
@@ -95,38 +100,106 @@ class Plan:
         self.scalars = [
             (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
         ]  # fmt: skip
-        self._fresh = list(self._cell_of.items())
-        self._slots = [*[slot for slot, _ in self.leaves], *self._cell_of]
-        places = {slot: i for i, slot in enumerate(self._slots)}
+        self._lasting = found.lasting
+        count = len(self.leaves)
+        places = {slot: i for i, (slot, _) in enumerate(self.leaves)}
+        places |= {slot: count + cell for slot, cell in found.of.items()}
+        self._slots: list[list[int]] = [[] for _ in range(count + len(self.cells))]
+        """The slots of each leaf and cell."""
+        for slot, place in places.items():
+            self._slots[place].append(slot)
+        self._last: list[int] = []
+        """Which memory the driver had for leaves and cells in the last run."""
+        places_of_leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
+        self.heirs = [(places_of_leaves[slot], cell) for slot, cell in found.heirs]
+        """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
+        self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
+        """Of each heir the input's place in the order, and the bytes of the cell."""
+        self.watch: Watch | None = None
+        """What tells whether inputs die."""
+        self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
+        """The sizes of the cells that are left to allocate, by the inputs that become cells."""
         # A target may be an input as it stands, or share its memory with another target.
-        self._results = [places[slot] for slot in program.results]
+        self._pick = _picker([places[slot] for slot in program.results])
 
-    def run(self, order: Sequence[Node], counted: bool = True) -> list[Any]:
+    def run(
+        self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = ()
+    ) -> Sequence[Any]:
         """Enqueue the launches over the leaves of `order`; return a buffer per target.
 
-        Open profiles see them unless `counted` is false.
+        Open profiles see them unless `counted` is false. `dying` are those of `heirs`, by number,
+        whose buffer nobody reads afterwards.
         """
-        return self.replay([order[i].buffer for _, i in self.leaves], order, counted)
+        buffers = [order[i].buffer for _, i in self.leaves]
+        with self.device.lock:
+            self.binding.set_numbers(self.scalars, order)
+            return self._run(buffers, counted, tuple(dying))
 
     def replay(
-        self, buffers: list[Any], numbers: Sequence[Node] | Mapping[int, Node], counted: bool = True
-    ) -> list[Any]:
-        """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order."""
+        self, buffers: list[Any], numbers: Mapping[int, Node], changed: Sequence[int],
+        dying: tuple[int, ...] = (),
+    ) -> Sequence[Any]:  # fmt: skip
+        """As `run`, over the `buffers` of the leaves; `numbers` are nodes by place in the order.
+
+        Between two runs with the same `numbers` only `changed` ones (places in `scalars`) change.
+        """
+        with self.device.lock:
+            binding = self.binding
+            known = binding.numbers_of is numbers
+            wanted = [self.scalars[i] for i in changed] if known else self.scalars
+            if wanted:
+                binding.set_numbers(wanted, numbers)
+            binding.numbers_of = numbers
+            return self._run(buffers, True, dying)
+
+    def _run(self, buffers: list[Any], counted: bool, dying: tuple[int, ...]) -> Sequence[Any]:
+        """Enqueue the launches, whose numbers are set; the device's lock is held."""
         device, binding = self.device, self.binding
-        with device.lock:
-            cells = device.allocate_all(self.cells)
-            buffers += [cells[cell] for _, cell in self._fresh]
+        lasting, passing = self._left.get(dying) or self._sizes_without(dying)
+        made = device.allocate_all(lasting)
+        lent: tuple[list[Any], Sequence[int]] = ([], ())
+        try:
+            lent = device.borrow(passing)
+            between = lent[0]
+            if dying:
+                between = list(between)
+                for heir in dying:
+                    leaf, cell = self.heirs[heir]
+                    if cell < self._lasting:
+                        made.insert(cell, buffers[leaf])
+                    else:
+                        between.insert(cell - self._lasting, buffers[leaf].raw)
+            raws = [b.raw for b in (*buffers, *made)]
+            raws += between
             if binding.sized_for is not self:
                 for kernel, i, extent in self._extents:
                     binding.setters[kernel](i, extent)
                 binding.sized_for = self
-            binding.set_numbers(self.scalars, numbers)
-            binding.set_buffers(self._slots, buffers)
+                self._last = []
+            which = list(map(id, raws))  # the binding keeps them alive
+            if which != self._last:
+                changed = map(ne, which, self._last) if self._last else repeat(True)
+                for raw, slots in compress(zip(raws, self._slots, strict=True), changed):
+                    for slot in slots:
+                        binding.set_buffer(slot, raw)
+                self._last = which
             if counted and profile.profiling():
                 self._run_timed()
             else:
                 device.launch_all(binding.kernels, self.sizes, self.groups)
-        return [buffers[i] for i in self._results]
+        finally:
+            device.restore(*lent)
+        return self._pick([*buffers, *made])
+
+    def _sizes_without(self, dying: tuple[int, ...]) -> tuple[list[int], list[int]]:
+        """Return the sizes of the cells to allocate: those with results, and those without."""
+        taken = {self.heirs[heir][1] for heir in dying}
+        left = [(cell, size) for cell, size in enumerate(self.cells) if cell not in taken]
+        lasting = [size for cell, size in left if cell < self._lasting]
+        passing = [size for cell, size in left if cell >= self._lasting]
+        if len(self._left) < _MOST_LEFT:
+            self._left[dying] = (lasting, passing)
+        return lasting, passing
 
     def seconds(self) -> float:
         """Run the launches again with the arguments of the last `run`; return their device time.
@@ -150,40 +223,23 @@ class Plan:
             profile.count_launch(self.device, launch, span, began)
 
 
-def _cells(program: Program, device: Device) -> tuple[list[int], dict[int, int]]:
-    """Return the sizes of the cells in bytes, and the cell of every temporary and result."""
-    sizes: list[int] = []
-    cell_of: dict[int, int] = {}
-    free: dict[int, list[int]] = {}
-
-    def place(slot: int) -> None:
-        size = device.size_class(program.slots[slot].nbytes)
-        idle = free.get(size)
-        if idle:
-            cell_of[slot] = idle.pop()
-        else:
-            cell_of[slot] = len(sizes)
-            sizes.append(size)
-
-    for launch in program.launches:
-        for slot in launch.slots:
-            if program.slots[slot].role in _FRESH and slot not in cell_of:
-                place(slot)
-        for slot in launch.release:
-            cell = cell_of[slot]
-            free.setdefault(sizes[cell], []).append(cell)
-    for slot in program.results:
-        if program.slots[slot].role in _FRESH and slot not in cell_of:
-            place(slot)  # an empty array, which no launch writes
-    return sizes, cell_of
-
-
-_FRESH = ("temp", "out")
+_MOST_LEFT = 16
 _SIZES = {"int": np.int32, "long": np.int64}
+
+
+def _picker(places: list[int]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda found: [found[i] for i in places]
+
+
+_PLAIN = float(np.finfo(np.float32).max)
 
 
 def scalar_argument(value: bool | int | float, dtype: dtypes.DType) -> Any:
     """Return a number as the C type that kernels take: the dtype's compute type."""
+    if dtype is dtypes.float32 and -_PLAIN < value < _PLAIN:
+        return np.float32(value)
     if dtype.kind == "b":
         return np.int32(value)
     if dtype.is_float:

@@ -76,7 +76,14 @@ def save(key: str, program: Program) -> None:
 
 def _encode(program: Program) -> dict[str, Any]:
     launches = [
-        [astuple(replace(x.source, tile=None)), x.slots, x.bytes_read, x.bytes_written, x.release]
+        [
+            astuple(replace(x.source, tile=None)),
+            x.slots,
+            x.bytes_read,
+            x.bytes_written,
+            x.release,
+            x.in_place,
+        ]
         for x in program.launches
     ]
     return {
@@ -89,11 +96,11 @@ def _encode(program: Program) -> dict[str, Any]:
 def _decode(data: dict[str, Any]) -> tuple[Program, frozenset[str]]:
     slots = [Slot(*row) for row in data["slots"]]
     launches = []
-    for source, places, read, written, release in data["launches"]:
+    for source, places, read, written, release, in_place in data["launches"]:
         launches.append(
             Launch(
                 Source(*[_tuples(part) for part in source]), tuple(places), read, written,
-                (), (), tuple(release),
+                (), (), tuple(release), _tuples(in_place),
             )
         )  # fmt: skip
     program = Program(slots, launches, list(data["results"]))

@@ -1,7 +1,9 @@
 """Device memory by size class: what is freed is handed out again, without asking the driver.
 
-Sizes are rounded up to one of four classes per octave, so at most a quarter is lost. One in-order
-queue makes reuse safe at once: whatever still reads the old content was enqueued earlier.
+Sizes are rounded up to one of four classes per octave, so at most a quarter is lost; from 64 KiB
+on to one of sixteen, so at most a sixteenth, and there free memory of up to an eighth more serves
+before the driver is asked: arrays of varying lengths find some. One in-order queue makes reuse
+safe at once: whatever still reads the old content was enqueued earlier.
 
 A buffer may die anywhere: in another thread, or by a garbage collection in the middle of a method
 of its own pool. Its death therefore waits for no lock: it lands in a queue, which whoever holds
@@ -11,6 +13,7 @@ steps of a method finds and leaves every list in its place.
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 import threading
@@ -21,6 +24,10 @@ from typing import Any
 from simplegrad.errors import OutOfMemory
 
 _SMALLEST = 256
+_COARSE = 64 << 10
+"""Bytes up to which an octave has four classes."""
+_LARGE, _MANY = 1 << 20, 64
+"""Bytes of a dead buffer, and a number of them, that are not left for the next allocation."""
 _ALWAYS_KEPT = 64 << 20
 """Bytes of free memory that are never given back unasked."""
 
@@ -58,17 +65,18 @@ class Pool:
         self._free: dict[int, list[Any]] = {}
         self._dead: deque[tuple[Any, int]] = deque()
         self._lock = threading.RLock()
-        self.held_bytes = self.in_use_bytes = self.peak_bytes = 0
+        self.held_bytes = self._used = self.peak_bytes = 0
+
+    @property
+    def in_use_bytes(self) -> int:
+        """Bytes of buffers that live."""
+        with self._lock:
+            self._settle()
+            return self._used
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
-        size = self.size_class(nbytes)
-        try:
-            raw = self._take(size)
-        except OutOfMemory:
-            gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
-            self.trim()
-            raw = self._take(size)
+        raw, size = self._take_or_trim(self.size_class(nbytes))
         return Buffer(raw, size, self)
 
     def size_class(self, nbytes: int) -> int:
@@ -87,21 +95,75 @@ class Pool:
                 raws = free.get(size)
                 if not raws:
                     break
-                self.in_use_bytes += size
+                self._used += size
                 buffers.append(Buffer(raws.pop(), size, self))
-            self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
         return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
 
-    def _take(self, size: int) -> Any:
+    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
+        """Return memory for a moment, as the driver's own objects, and its true sizes.
+
+        Give both to `restore`. Raises `OutOfMemory` as `allocate` does.
+        """
+        raws: list[Any] = []
+        with self._lock:
+            if self._dead:
+                self._settle()
+            free = self._free
+            for size in sizes:
+                own = free.get(size)
+                if not own:
+                    break
+                raws.append(own.pop())
+            self._used += sum(sizes[: len(raws)])
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
+        if len(raws) == len(sizes):
+            return raws, sizes
+        true = list(sizes[: len(raws)])
+        try:
+            for size in sizes[len(raws) :]:
+                raw, size = self._take_or_trim(size)
+                raws.append(raw)
+                true.append(size)
+        except BaseException:
+            self.restore(raws, true)
+            raise
+        return raws, true
+
+    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+        """Take back what `borrow` gave; the next one gets the same, in the same order."""
+        with self._lock:
+            for raw, size in zip(reversed(raws), reversed(sizes), strict=True):
+                self._free.setdefault(size, []).append(raw)
+            self._used -= sum(sizes)
+            self._bound()
+
+    def _take_or_trim(self, size: int) -> tuple[Any, int]:
+        try:
+            return self._take(size)
+        except OutOfMemory:
+            gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
+            self.trim()
+            return self._take(size)
+
+    def _take(self, size: int) -> tuple[Any, int]:
+        """Return memory of `size` bytes or somewhat more, and how many."""
         with self._lock:
             if self._dead:
                 self._settle()
             free = self._free.get(size)
+            if not free and size > _COARSE:
+                for larger in _larger(size):
+                    if free := self._free.get(larger):
+                        size = larger
+                        break
             raw = free.pop() if free else self._new(size)
-            in_use = self.in_use_bytes = self.in_use_bytes + size
+            in_use = self._used = self._used + size
             if in_use > self.peak_bytes:
                 self.peak_bytes = in_use
-        return raw
+        return raw, size
 
     def _new(self, size: int) -> Any:
         cap = self._cap()
@@ -117,7 +179,7 @@ class Pool:
         return raw
 
     def _full(self, size: int) -> OutOfMemory:
-        free = self.held_bytes - self.in_use_bytes
+        free = self.held_bytes - self._used
         return OutOfMemory(
             f"allocate: no room for {size:,} bytes; the pool holds {self.held_bytes:,} bytes, "
             f"{free:,} of them free, cap {self._cap():,} (0: none); delete tensors, work in "
@@ -127,23 +189,28 @@ class Pool:
     def _put_back(self, raw: Any, size: int) -> None:
         """Take the memory of a dead buffer; waits for nothing, since it runs in finalizers."""
         self._dead.append((raw, size))
-        if self._lock.acquire(blocking=False):
+        much = size >= _LARGE or len(self._dead) > _MANY  # else whoever allocates next sorts it in
+        if much and self._lock.acquire(blocking=False):
             try:
                 self._settle()
-                free = self.held_bytes - self.in_use_bytes
-                if free > _ALWAYS_KEPT and not sys.is_finalizing():
-                    most = self._cap() // 2
-                    if 0 < most < free:
-                        self._shed(most // 2)  # well below, so that the next few cost nothing
+                self._bound()
             finally:
                 self._lock.release()
+
+    def _bound(self) -> None:
+        """Give memory back where more than half the cap is free; the lock is held."""
+        free = self.held_bytes - self._used
+        if free > _ALWAYS_KEPT and not sys.is_finalizing():
+            most = self._cap() // 2
+            if 0 < most < free:
+                self._shed(most // 2)  # well below, so that the next few cost nothing
 
     def _settle(self) -> None:
         """Sort the memory of dead buffers into the free lists; the lock is held."""
         while self._dead:
             raw, size = self._dead.popleft()
             self._free.setdefault(size, []).append(raw)
-            self.in_use_bytes -= size
+            self._used -= size
 
     def trim(self) -> int:
         """Give all free memory back to the driver; return how many bytes that was."""
@@ -154,7 +221,7 @@ class Pool:
     def _shed(self, keep: int) -> int:
         """Give memory back, the largest pieces first, until `keep` free bytes are left."""
         freed = 0
-        excess = self.held_bytes - self.in_use_bytes - keep
+        excess = self.held_bytes - self._used - keep
         if excess > 0:
             self._finish()  # PoCL takes memory away from kernels that still wait
         for size, raws in sorted(self._free.items(), reverse=True, key=lambda item: item[0]):
@@ -170,12 +237,23 @@ class Pool:
 
 
 def size_class(nbytes: int) -> int:
-    """Return the class of a size: the next of four steps between powers of two.
+    """Return the class of a size: the next of four or sixteen steps between powers of two.
 
-    >>> size_class(1000), size_class(1025)
-    (1024, 1280)
+    >>> size_class(1000), size_class(1025), size_class(1_000_000)
+    (1024, 1280, 1015808)
     """
     if nbytes <= _SMALLEST:
         return _SMALLEST
-    step = 1 << ((nbytes - 1).bit_length() - 3)
+    step = 1 << ((nbytes - 1).bit_length() - (3 if nbytes <= _COARSE else 5))
     return -(-nbytes // step) * step
+
+
+@functools.lru_cache(4096)
+def _larger(size: int) -> tuple[int, ...]:
+    """Return the classes above one that are at most an eighth larger."""
+    found = []
+    larger = size_class(size + 1)
+    while larger <= size + size // 8:
+        found.append(larger)
+        larger = size_class(larger + 1)
+    return tuple(found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,17 @@ from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
 from simplegrad.runtime import devices, recording
 from simplegrad.runtime.device import Device
+from simplegrad.runtime.donation import Watch
 from simplegrad.runtime.lookup import plan_of, signature
 from simplegrad.runtime.opencl import OpenCLDevice
 
 
-def realize(nodes: Sequence[Node]) -> list[Node]:
+def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
     """Compute nodes and set their `buffer`; nodes on the way that tensors hold keep theirs too.
 
-    Returns all nodes that have a buffer now and had none before. Raises
-    `DeviceError` where the nodes live on different devices.
+    `given` has nodes that their one owner lets go afterwards, so that results may take their
+    memory. Returns all nodes that have a buffer now and had none before. Raises `DeviceError`
+    where the nodes live on different devices.
     """
     wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
     if not wanted:
@@ -37,9 +39,15 @@ def realize(nodes: Sequence[Node]) -> list[Node]:
             )
     if isinstance(device, OpenCLDevice):
         plan = plan_of(order, key, kept, device)
-        for node, buffer in zip(kept, plan.run(order), strict=True):
+        recorded = recording.active()
+        dying: Sequence[int] = ()
+        if plan.mortal and not recorded:
+            if plan.watch is None:
+                plan.watch = Watch(order, kept)
+            dying = plan.watch.dying(order, kept, plan.mortal, given)
+        for node, buffer in zip(kept, plan.run(order, dying=dying), strict=True):
             node.buffer, node.device = buffer, device
-        if recording.active():
+        if recorded:
             recording.ran(plan, order, kept)
     else:
         device.evaluate(order, wanted)

@@ -50,7 +50,7 @@ class Captures:
         """Return what has changed since, in words, or nothing; a tensor in a slot may change."""
         for container, key, before in self.values:
             now = read(container, key)
-            if now is not before and not (type(now) is type(before) and _equal(now, before)):
+            if now is not before and not (type(now) is type(before) and equal(now, before)):
                 return f"{_named(container, key)} was {before!r:.60} and is {now!r:.60}"
         for container, length in self.lengths:
             if len(container) != length:
@@ -65,7 +65,8 @@ class Captures:
         return ""
 
 
-def _equal(now: Any, before: Any) -> bool:
+def equal(now: Any, before: Any) -> bool:
+    """Whether two plain values are the same, NaN and zeros of either sign included."""
     return isinstance(now, _PLAIN) and (now == before) is True and repr(now) == repr(before)
 
 
@@ -97,11 +98,15 @@ class Gone:
     """What a slot holds that is there no more."""
 
 
+class Fixed(list[Any]):
+    """A container that stands for a relation which cannot change, such as a method's object."""
+
+
 def captures(function: Any) -> Captures:
     """Return what `function` sees now; raises `JitError` where that is too much to watch."""
     result = Captures()
     seen: set[int] = set()
-    stack: list[tuple[Any, Any]] = [([function], 0)]
+    stack: list[tuple[Any, Any]] = [(Fixed([function]), 0)]
     holders: list[Any] = []  # ids are good while their objects live
     count = 0
     while stack:
@@ -135,8 +140,8 @@ def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
     """Yield the slots inside an object."""
     kind = type(value).__module__.split(".")
     if isinstance(value, types.MethodType):
-        yield [value.__func__], 0
-        yield [value.__self__], 0
+        yield Fixed([value.__func__]), 0
+        yield Fixed([value.__self__]), 0
     elif isinstance(value, types.FunctionType):
         if not _is_library(value.__code__.co_filename):
             yield from _seen_by(value)
@@ -145,7 +150,7 @@ def _slots(value: Any) -> Iterator[tuple[Any, Any]]:
     elif isinstance(value, (list, tuple, deque)):
         yield from ((value, i) for i in range(len(value)))
     elif isinstance(value, functools.partial):
-        yield from (([part], 0) for part in (value.func, value.args, value.keywords))
+        yield from ((Fixed([part]), 0) for part in (value.func, value.args, value.keywords))
     elif isinstance(value, types.ModuleType):
         if not _is_library(getattr(value, "__file__", None) or ""):
             yield from _of_module(value, set(vars(value)))
@@ -218,8 +223,8 @@ def _seen_by(function: types.FunctionType) -> Iterator[tuple[Any, Any]]:
                 yield from _of_module(module, names)
             else:
                 yield variables, name
-    yield [function.__defaults__], 0
-    yield [function.__kwdefaults__], 0
+    yield Fixed([function.__defaults__]), 0
+    yield Fixed([function.__kwdefaults__]), 0
 
 
 def _of_module(module: types.ModuleType, names: set[str]) -> Iterator[tuple[Any, Any]]:

@@ -19,11 +19,12 @@ from simplegrad.graph.prune import live_leaf
 from simplegrad.runtime import devices, recording
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
-from simplegrad.tensor.captures import Captures, captures
+from simplegrad.tensor.captures import captures
 from simplegrad.tensor.core import Core, detached, wrap
 from simplegrad.tensor.modes import mode
 from simplegrad.tensor.places import Gradient, Place, Slot, is_available, places_of
-from simplegrad.tensor.replay import Trace, Write
+from simplegrad.tensor.replay import RESULT, Trace, Write
+from simplegrad.tensor.straight import MISS, straight
 
 _MOST_SIGNATURES = 64
 _MOST_TRIES = 4
@@ -55,9 +56,16 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     arguments.function("jit: its argument", function)
     known: dict[Any, _Entry] = {}
+    last: list[_Entry] = []
+    """The entry of the last call, if that was a replay's."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        for before in last:
+            if before.replay is not None:
+                result = before.replay(args, kwargs)
+                if result is not MISS:
+                    return result
         device = devices.current()
         if recording.active() or not isinstance(device, OpenCLDevice):
             return function(*args, **kwargs)
@@ -69,6 +77,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             if len(known) >= _MOST_SIGNATURES:
                 known.pop(next(iter(known)))
             entry = known[key] = _Entry(function)
+        last[:] = [entry]
         return entry.call((args, kwargs), leaves, device)
 
     return wrapped
@@ -110,18 +119,6 @@ def _node(value: Any) -> Node:
     return node
 
 
-class _Result:
-    """Stands for a tensor in the form of a result."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Result)
-
-    __hash__ = object.__hash__
-
-
-_RESULT = _Result()
-
-
 class _Entry:
     """One signature: its last recording, and whether that may be replayed."""
 
@@ -129,23 +126,23 @@ class _Entry:
         self.function = function
         self.trace: Trace | None = None
         self.form: Any = None
-        """The last result with `_RESULT` for every tensor."""
-        self.seen = Captures()
-        self.ready = False
+        """The last result with `RESULT` for every tensor."""
+        self.replay: Callable[[Any, Any], Any] | None = None
+        """Set once two recordings in a row agree."""
         self.tries = 0
 
     def call(self, values: Any, leaves: Sequence[Any], device: Any) -> Any:
         """Replay, where what was recorded still holds; else record."""
-        trace = self.trace
-        if self.ready and trace is not None:
-            if not self.seen.changed() and trace.holds(device):
-                return self._result(trace.replay([_node(x) for x in leaves], device))
-            self.ready, self.trace, self.tries = False, None, 0
+        if self.replay is not None:
+            result = self.replay(*_with_tensors(values, iter([_node(x) for x in leaves])))
+            if result is not MISS:
+                return result
+            self.replay, self.trace, self.tries = None, None, 0
         return self._record(values, leaves, device)
 
     def _result(self, nodes: Sequence[Node]) -> Any:
         tensors = iter([wrap(n) for n in nodes])
-        return _rebuilt(self.form, lambda leaf: next(tensors) if leaf is _RESULT else leaf)
+        return _rebuilt(self.form, lambda leaf: next(tensors) if leaf is RESULT else leaf)
 
     def _record(self, values: Any, leaves: Sequence[Any], device: Any) -> Any:
         seen = captures(self.function)
@@ -179,10 +176,10 @@ class _Entry:
                 Write(places.index(place), number, None if node is None else node.kind.spec)
             )
         trace.results = [(trace.number(n), n.kind.spec) for n in outputs]
-        self._settle(trace, form)
+        self._settle(trace, form, _with_tensors(values, iter(nodes)), device)
         return self._result([detached(n) for n in outputs])
 
-    def _settle(self, trace: Trace, form: Any) -> None:
+    def _settle(self, trace: Trace, form: Any, values: Any, device: Any) -> None:
         """Take a recording for good if it went as the one before."""
         text = "it is the first call"
         if self.trace is not None:
@@ -191,7 +188,7 @@ class _Entry:
                 text = "it returns other values than before"
         self.trace, self.form = trace, form
         if not text:
-            self.seen, self.ready = captures(self.function), True
+            self.replay = straight(values, captures(self.function), trace, form, device)
             return
         self.tries += 1
         if self.tries >= _MOST_TRIES:
@@ -214,7 +211,7 @@ def _taken(value: Any, outputs: list[Node]) -> Any:
     """Put a result's node into `outputs`; refuse what is neither tensor nor plain value."""
     if isinstance(value, Core):
         outputs.append(value._node)
-        return _RESULT
+        return RESULT
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise JitError(

@@ -1,4 +1,4 @@
-"""From the recording of one call to a program of plans over numbered buffers.
+"""From the recording of one call to a trace: plans over numbered buffers.
 
 The buffers of a call are numbered: first those of the arguments, then those of the places that
 the function can see, then what each plan made. A trace says for every plan which of them are its
@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from simplegrad import ops
 from simplegrad.errors import JitError
-from simplegrad.graph.node import Node, Spec, leaf_of
+from simplegrad.graph.node import Node, Spec
 from simplegrad.runtime.plan import Plan
-from simplegrad.runtime.realize import realize
 from simplegrad.runtime.recording import LiveFloat, LiveInt, Recording, Run
-from simplegrad.tensor.places import Gradient, Place, unavailable
+from simplegrad.tensor.places import Place
+
+
+class Result:
+    """Stands for a tensor in the form of a result."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Result)
+
+    __hash__ = object.__hash__
+
+
+RESULT = Result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +35,8 @@ class Step:
 
     plan: Plan
     inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    """The numbers of what it made."""
     scalars: dict[int, Node]
     live: tuple[tuple[Node, int], ...]
     """Scalars that a replay makes anew, and the action that makes them."""
@@ -56,7 +67,7 @@ class Trace:
         self._numbers: dict[Node, int] = {}
         self._buffers: dict[int, int] = {}
         self._count = 0
-        self._first_place = len(arguments)
+        self.first_place = len(arguments)
         for node in (*arguments, *before):
             self._add(node)
         self.specs = [None if n is None else n.kind.spec for n in before]
@@ -90,6 +101,7 @@ class Trace:
     def _step(self, run: Run) -> Step:
         order = run.order
         inputs = tuple([self.number(order[i]) for _, i in run.plan.leaves])
+        first = self._count
         for node in run.kept:
             self._add(node)
         scalars = {i: order[i] for _, i, _ in run.plan.scalars}
@@ -97,7 +109,7 @@ class Trace:
             [(n, n.value.action) for n in scalars.values()
              if isinstance(n.value, (LiveFloat, LiveInt))]
         )  # fmt: skip
-        return Step(run.plan, inputs, scalars, live)
+        return Step(run.plan, inputs, tuple(range(first, self._count)), scalars, live)
 
     def difference(self, other: Trace) -> str:
         """Return how another call went otherwise, in words, or nothing."""
@@ -121,51 +133,6 @@ class Trace:
         ):  # fmt: skip
             return "it returns or writes other results than before"
         return ""
-
-    def holds(self, device: Any) -> bool:
-        """Whether the places hold what they held when this was recorded: device, shape, dtype."""
-        for i, place in enumerate(self.places):
-            if isinstance(place, Gradient) and self._first_place + i not in self.reads:
-                continue
-            node = place.node()
-            if (None if node is None else node.kind.spec) is not self.specs[i]:
-                return False
-            if node is not None and node.device is not device and node.device is not None:
-                return False
-        return True
-
-    def replay(self, arguments: Sequence[Node], device: Any) -> list[Node]:
-        """Run the plans over other arguments; write what the call wrote, return its results."""
-        nodes = [place.node() for place in self.places]
-        first = self._first_place
-        read = [n for i, n in enumerate(nodes, first) if n is not None and i in self.reads]
-        pending = [n for n in (*arguments, *read) if n.buffer is None]
-        if pending:
-            realize(pending)
-        buffers = [n.buffer if n is not None else None for n in (*arguments, *nodes)]
-        with device.lock:
-            made = [act() for act in self.actions]
-            for step in self.steps:
-                for node, action in step.live:
-                    node.value = made[action]
-                buffers += step.plan.replay([buffers[i] for i in step.inputs], step.scalars)
-        for write in self.writes:
-            self.places[write.place].put(_written(write, buffers, device))
-        return [_fresh(buffers[number], spec, device) for number, spec in self.results]
-
-
-def _written(write: Write, buffers: Sequence[Any], device: Any) -> Node | None:
-    if write.spec is None:
-        return None
-    if write.number < 0:
-        return unavailable(write.spec)
-    return _fresh(buffers[write.number], write.spec, device)
-
-
-def _fresh(buffer: Any, spec: Spec, device: Any) -> Node:
-    node = leaf_of(ops.BUFFER, spec, None, device)
-    node.buffer, node.unread = buffer, spec.nbytes
-    return node
 
 
 def _reader(step: Step, place: int) -> str:

@@ -123,6 +123,7 @@ def test_the_largest_buffer_is_not_rounded_up() -> None:
 
 def test_free_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_ALWAYS_KEPT", 1000)
+    monkeypatch.setattr(pools, "_LARGE", 1024)  # none of them waits for an allocation
     driver = Driver(1 << 30)
     pool = driver.pool(cap=80 * 1024)
     buffers = [pool.allocate(1024) for _ in range(70)]

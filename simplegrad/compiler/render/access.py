@@ -10,12 +10,13 @@ from simplegrad.compiler.render.ctext import bfloat16_store, vector
 from simplegrad.dtypes import DType, bfloat16, bool_, float16, width
 
 
-def parameter(name: str, role: str, dtype: DType) -> str:
-    """Return the declaration of a kernel parameter."""
+def parameter(name: str, role: str, dtype: DType, alone: bool = True) -> str:
+    """Return the declaration of a kernel parameter; `alone`: no other one shares its memory."""
     if role == "scalar":
         return f"const {dtype.compute} {name}"
     const = "const " if role == "in" else ""
-    return f"__global {const}{dtype.storage} *restrict {name}"
+    pointer = "*restrict " if alone else "*"
+    return f"__global {const}{dtype.storage} {pointer}{name}"
 
 
 def neighbours(space: str, ctype: str, lanes: int, pointer: str) -> str:

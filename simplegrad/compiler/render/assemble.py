@@ -6,6 +6,7 @@ order: equal input gives equal text, whatever the hash seed.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
     local_size = max(body.group_size for body in bodies)
     assert all(body.group_size in (1, local_size) for body in bodies), "work-group sizes differ"
     params = [
-        parameter(names[b][a], arg.role, arg.dtype)
+        parameter(names[b][a], arg.role, arg.dtype, a not in itertools.chain(*body.in_place))
         for b, body in enumerate(bodies)
         for a, arg in enumerate(body.args)
     ]

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from simplegrad.compiler.ir import in_place
 from simplegrad.compiler.ir.axes import Stage, cost, kept_values, merge_axes, size
 from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.kernel import Kernel, Value
@@ -63,6 +64,8 @@ class _Renderer(Nest):
         if positions and self.lane in kernel.reduce[:-1]:
             self.lane = None  # along it positions would not come in rising order
         self.width = self._width()
+        self.repeats = False
+        """Whether some elements are computed twice, in vectors that overlap."""
         reduced = estimate(size(kernel.reduce))
         if self.lane in kernel.reduce:
             self.form = "rows"
@@ -121,6 +124,7 @@ class _Renderer(Nest):
         return Body(
             kernel.name, self.e.finish(), tuple(self.e.helpers), kernel.args, groups, 1,
             comment=self.comment(self._how()), index_type=self.int_type,
+            in_place=() if self.repeats else in_place.pairs(kernel),
         )  # fmt: skip
 
     def _min(self, begin: str, block: int, lane: Var | None) -> str:
@@ -212,6 +216,7 @@ class _Renderer(Nest):
         if left == 0:
             return
         if overlap and known is not None:
+            self.repeats = True
             e.open("", {var: (str(known - lanes), lanes)})
             body(lanes, 0)
         else:

@@ -5,7 +5,7 @@ A value becomes one typed temporary in the outermost scope that binds all it dep
 what does not change in a loop is computed before it. Each loop variable is bound to its C
 expression and a width: a variable bound with width W stands for W neighbouring numbers, and every
 value that depends on it is a vector. Text refers to argument number n as ``$n``; `assemble` puts
-in the names. Buffers are `restrict`: an output never shares memory with another argument.
+in the names. Buffers are `restrict`, but for operands that an output may be written over.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from simplegrad import settings
 from simplegrad.compiler.ir.axes import all_indices, children, dependences, int_type
+from simplegrad.compiler.ir.in_place import Pairs
 from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.ir.kernel import (
     APPLY,
@@ -85,6 +86,8 @@ class Body:
     """Which template and variant that is; the self-test knows it by this name."""
     tile: Tile | None = None
     """What the template works in, and why."""
+    in_place: Pairs = ()
+    """Operands and outputs that may be one memory, by argument number."""
 
 
 @dataclass(frozen=True)

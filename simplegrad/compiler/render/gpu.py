@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simplegrad.compiler.ir import in_place
 from simplegrad.compiler.ir.axes import Stage, kept_values, merge_axes, size
 from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.kernel import Kernel, Value
@@ -58,7 +59,7 @@ class _Renderer(Nest):
         return Body(
             self.kernel.name, self.e.finish(), tuple(self.e.helpers), self.kernel.args,
             greater(groups, 1), self.group, self.local_bytes, self.comment(how),
-            index_type=self.int_type,
+            index_type=self.int_type, in_place=in_place.pairs(self.kernel),
         )  # fmt: skip
 
     # Elementwise ----------------------------------------------------------------------------------

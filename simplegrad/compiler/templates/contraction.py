@@ -15,6 +15,7 @@ from functools import partial
 
 from simplegrad import ops
 from simplegrad.compiler import tiles
+from simplegrad.compiler.ir import in_place
 from simplegrad.compiler.ir.axes import dependences, indices, walk
 from simplegrad.compiler.ir.index import Guard, Index, Var
 from simplegrad.compiler.ir.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
@@ -284,7 +285,7 @@ def render(product: Product, target: Target) -> Body:
     return Body(
         name=kernel.name, lines=(), helpers=(), args=kernel.args, groups=tile.groups,
         group_size=tile.group_size, template=holes.program(tile.stem, _extents(product) | defines),
-        origin=tile.shape.template, tile=tile, index_type=holes.ctype,
+        origin=tile.shape.template, tile=tile, index_type=holes.ctype, in_place=holes.in_place,
     )  # fmt: skip
 
 
@@ -335,6 +336,7 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
         axes["s"] = product.part
         where, hole = ("s", *where), "STORE_PART"
     holes = Holes(product.kernel, axes, lanes, target.family)
+    holes.in_place = in_place.pairs(product.kernel)
     holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
     holes.load("LOAD_B", product.b, ("b", "at_k", "n"))
     if a_unit:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from simplegrad.compiler.ir.in_place import Pairs
 from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.kernel import Kernel, Output, Value
 from simplegrad.compiler.ir.symbolic import names_in, symbolic
@@ -115,6 +117,8 @@ class Holes:
         self.helpers: dict[str, None] = {}
         self.ctype = "int"
         """The type of index arithmetic."""
+        self.in_place: Pairs = ()
+        """What the template may write over, since it stores every element once."""
 
     def _emitter(self, along: Sequence[str], wide: str) -> Emitter:
         emitter = Emitter(self.kernel, self.family)
@@ -201,7 +205,11 @@ class Holes:
         lines += [f"#define {k} {v}" for k, v in defines.items()]
         inside = [line for function in self.functions for line in function.lines]
         numbers = list(names_in([*lines, *inside]))
-        parameters = [parameter(a.name, a.role, a.dtype) for a in self.kernel.args]
+        shared = set(itertools.chain(*self.in_place))
+        parameters = [
+            parameter(a.name, a.role, a.dtype, i not in shared)
+            for i, a in enumerate(self.kernel.args)
+        ]
         parameters += [f"const {self.ctype} {name}" for name in numbers]
         names = [*[a.name for a in self.kernel.args], *numbers]
         lines.append(f"#define KERNEL_NAME {self.kernel.name}")

@@ -1,0 +1,117 @@
+"""Which inputs of a plan die with it, so that their memory may become that of its results.
+
+A buffer may be written over where nothing but the graph that is being computed leads to it: no
+tensor, no other graph, no array that shares its memory. Python counts references, so this is seen
+by comparing the counts of the nodes and of the buffer with those that the graph itself explains:
+
+    an input           read by the graph's nodes, named in its order, and held by whoever declares
+                       that it will let go (an optimiser, of what it replaces)
+    a node in between  read by the graph's nodes and named in its order; what else refers to it
+                       could compute it again, from inputs that are no longer what they were
+    a node that keeps  its value needs no operands any more, unless it tracks gradients of a live
+    its value          leaf: then nothing below it dies
+
+Anything unknown makes a count larger, and nothing is written over then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from operator import itemgetter
+from sys import getrefcount
+from typing import Any
+
+from simplegrad.graph.node import Node
+from simplegrad.graph.prune import live_leaf
+from simplegrad.runtime.pool import Buffer
+
+
+def counts(objects: Sequence[Any]) -> list[int]:
+    """Return the reference counts of objects that stand in `objects` and one other container."""
+    return list(map(getrefcount, objects))
+
+
+def _explained() -> int:
+    elsewhere = [object()]
+    return counts([elsewhere[0]])[0]
+
+
+EXPLAINED = _explained()
+"""What `counts` gives for an object to which nothing else refers."""
+
+
+class _Holder:
+    __slots__ = ("buffer",)
+    buffer: Any
+
+
+def _held() -> int:
+    holder = _Holder()
+    holder.buffer = object()
+    return getrefcount(holder.buffer)
+
+
+_HELD = _held()
+"""The count of an object that is one attribute of one other object."""
+
+
+class Watch:
+    """The counts that a graph's own structure explains; `order` and `kept` are of any equal one."""
+
+    def __init__(self, order: Sequence[Node], kept: Sequence[Node]) -> None:
+        self.uses = [0] * len(order)
+        places = {node: i for i, node in enumerate(order)}
+        for node in order:
+            for source in node.srcs if node.buffer is None else ():
+                self.uses[places[source]] += 1
+        values = set(kept)
+        between = [
+            i for i, n in enumerate(order)
+            if n.srcs and n.buffer is None and n not in values
+        ]  # fmt: skip
+        self._between = _getter(between)
+        self._explained = [EXPLAINED + self.uses[i] for i in between]
+
+    def dying(
+        self, order: Sequence[Node], kept: Sequence[Node], inputs: Sequence[tuple[int, int]],
+        given: Collection[Node] = (),
+    ) -> list[int]:  # fmt: skip
+        """Return the numbers of those `inputs` whose buffer nobody reads after this plan.
+
+        `inputs` are places in the order, and the bytes that are needed; `given` holds nodes that
+        one owner besides the graph will let go.
+        """
+        found = []
+        for number, (place, nbytes) in enumerate(inputs):
+            node = order[place]
+            is_given = node in given
+            if node.holders <= is_given and type(node.buffer) is Buffer:
+                del node
+                alone = EXPLAINED + self.uses[place] + 2 * is_given
+                fits = order[place].buffer.nbytes >= nbytes
+                is_alone = counts([order[place]])[0] == alone
+                if fits and is_alone and getrefcount(order[place].buffer) == _HELD:
+                    found.append(number)
+        if not found or counts(self._between(order)) != self._explained:
+            return []
+        below = _surviving(kept)
+        return [n for n in found if order[inputs[n][0]] not in below] if below else found
+
+
+def _getter(places: list[int]) -> Any:
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda order: [order[i] for i in places]
+
+
+def _surviving(kept: Sequence[Node]) -> set[Node]:
+    """Return what stays reachable through nodes that keep their operands for later gradients."""
+    useless: set[Node] = set()
+    stack = [n for n in kept if n.tracks and live_leaf(n, useless) is not None]
+    found: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack.extend(node.srcs)
+    return found
