@@ -233,8 +233,9 @@ def probed(device: Any, cl: Any, raw: Any = None) -> probe.Capabilities:
 
 def _known(limits: Limits) -> probe.Capabilities:
     return probe.Capabilities(
-        limits.fp64, limits.fp16, limits.subgroups, limits.prefetch, limits.host_memory
-    )
+        limits.fp64, limits.fp16, limits.subgroups, limits.prefetch, limits.host_memory,
+        limits.differences,
+    )  # fmt: skip
 
 
 def test_a_cpu_shares_its_memory(cl_device: Any) -> None:
@@ -304,7 +305,7 @@ def test_which_probes_are_worth_running() -> None:
         "Intel", (), {"extensions": "cl_khr_subgroup_shuffle", "platform": NVIDIA, "type": 2}
     )
     intel.platform = type("P", (), {"name": "Intel(R) OpenCL"})  # type: ignore[attr-defined]
-    assert probe._worth_running(intel) == ["basic", "subgroups", "prefetch"]
+    assert probe._worth_running(intel) == ["basic", "subgroups", "prefetch", "differences"]
 
 
 def test_a_device_that_nobody_refers_to_goes(one_cl_device: Any) -> None:
