@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.libraries.numpy_ import Numpy
+from benchmarks.libraries.ours_models import Exact
 from benchmarks.worker import CHECKED, save_answers
 from benchmarks.workload import Workload
 from simplegrad.runtime import tuned
@@ -158,17 +159,21 @@ def missing(peer: str) -> str:
 
 
 class References:
-    """NumPy's answers in float64, computed once and kept in files for all processes."""
+    """Answers in float64, computed once and kept in files for all processes.
+
+    NumPy's; of whole models those of simplegrad's own NumPy device.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._numpy = folder, Numpy()
+        self._folder, self._numpy, self._models = folder, Numpy(), Exact()
 
     def of(self, workload: Workload) -> str:
         """Return the file of a workload's answers."""
         arrays = [a.astype(np.float64) for a in workload.inputs()]
-        run = self._numpy.make(workload, arrays)
+        library = self._numpy if hasattr(self._numpy, workload.family) else self._models
+        run = library.make(workload, arrays)
         runs = []
-        for _ in range(CHECKED if self._numpy.keeps_state(workload) else 1):
+        for _ in range(CHECKED if library.keeps_state(workload) else 1):
             result = run()
             parts = result if isinstance(result, tuple) else (result,)
             runs.append([np.asarray(p).astype(np.float32) for p in parts])

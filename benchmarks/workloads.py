@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.models import MODELS
 from benchmarks.workload import Shape, Workload, normal
 
 _BIG, _SIDE = 1 << 24, 4096
@@ -141,4 +142,5 @@ WORKLOADS = [
     Workload("spiral epoch", "spiral", _spiral, 1e-3),
     Workload("classifier step", "classifier", _classifier, 1e-3),
     Workload("transformer encoder layer", "encoder_layer", _encoder, 1e-4, flops=_ENCODER_FLOPS),
+    *MODELS,
 ]  # fmt: skip

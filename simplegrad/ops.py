@@ -458,14 +458,16 @@ TAKE = _row("take", OTHER, 2)  # arg: axis; operands x and integer indices, clam
 SCATTER_ADD = _row("scatter_add", OTHER, 2, kinds="uif")  # arg: extent; indices (n,), rows (n, …)
 CUMSUM = _row("cumsum", OTHER, 1, kinds="uif")  # arg: axis
 CONCAT = _row("concat", OTHER, -1)  # arg: axis; operands of one dtype, equal off the axis
+SCAN = _row("scan", OTHER, -1, kinds="f")  # arg: a `graph.scan.Step`, which says what operands are
 
 
 # What the compiler makes of others (`compiler.attention`): no user's graph holds these ------------
 
 ATTENTION = Op("attention", MADE, -1, kinds="f")
 """arg: (part, letters of the softmax, operand subscripts …, output); see `compiler.attention`."""
-SCORE = Op("score", LEAF, 0)
-"""arg 0: a score inside an attention's expressions; 1: the gradient after its softmax."""
+GIVEN = Op("given", LEAF, 0)
+"""A number that a kernel's template brings; arg: which. Of an attention's expressions 0 is a score
+and 1 the gradient after its softmax; of a step's, products come first, then states."""
 
 
 def of_kind(kind: str) -> frozenset[Op]:

@@ -14,7 +14,7 @@ SCRIPT = """
 import dataclasses
 import numpy as np
 import simplegrad as sg
-from simplegrad import Tensor
+from simplegrad import Tensor, nn
 from simplegrad.runtime import lookup, selftest
 
 rng = np.random.default_rng(0)
@@ -57,7 +57,19 @@ def gradients():
     return sg.concat([out, *[x.grad for x in rows[:3]]])
 
 
+def recurrence():
+    layer, numbers = nn.GRU(2, 5), np.random.default_rng(1)
+    layer.load_state_dict(
+        {{n: numbers.normal(size=t.shape).astype(np.float32) for n, t in layer.state_dict().items()}}
+    )
+    sequence = Tensor(x.reshape(-1, 5, 2), requires_grad=True)
+    out, _ = layer(sequence)
+    (out * out).sum().backward()
+    return sg.concat([v.reshape(-1) for v in (out, sequence.grad, layer.weight_hh_l0.grad)])
+
+
 templates["kernels/attention"] = gradients
+templates["kernels/scan"] = recurrence
 cases.update(templates)
 
 

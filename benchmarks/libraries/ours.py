@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 
 import simplegrad as sg
-from benchmarks.libraries.library import Library, maker
+from benchmarks.libraries.library import maker
+from benchmarks.libraries.ours_models import OursModels
 from benchmarks.workload import Workload, turns
 from simplegrad import Adam, Tensor
 from simplegrad.runtime import tuned
 from simplegrad.runtime.ceilings import Meter, Variant, measured
 
 
-class Ours(Library):
+class Ours(OursModels):
     """The device is that of ``SIMPLEGRAD_DEVICE``, and so are the other settings."""
 
     def __init__(self) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 from tinygrad import Context, Device, Tensor, TinyJit
 from tinygrad.nn.optim import Adam
 
-from benchmarks.libraries.library import Library, Unsupported, maker
+from benchmarks.libraries.library import Unsupported, maker
+from benchmarks.libraries.tinygrad_models import TinygradModels
 from benchmarks.workload import turns
 
 _MOST = 10**12
 
 
-class Tinygrad(Library):
+class Tinygrad(TinygradModels):
     """`drivers.alone` has made the driver under test the first platform, which ``CL`` takes."""
 
     def versions(self) -> dict[str, str]:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.libraries.library import Library, maker
+from benchmarks.libraries.library import maker
+from benchmarks.libraries.torch_models import TorchModels
 from benchmarks.workload import turns
 
 
-class Torch(Library):
+class Torch(TorchModels):
     """As many threads as there are cores."""
 
     def __init__(self) -> None:

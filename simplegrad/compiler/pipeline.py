@@ -35,9 +35,10 @@ from simplegrad.compiler.program import Placer, Program, verify_program
 from simplegrad.compiler.render import cpu, gpu
 from simplegrad.compiler.render.emit import Body
 from simplegrad.compiler.target import Target
-from simplegrad.compiler.templates import as_strided, contraction, scatter
+from simplegrad.compiler.templates import as_strided, contraction, scan, scatter
 from simplegrad.compiler.templates import attention as attention_kernel
 from simplegrad.compiler.templates.attention import Attention
+from simplegrad.compiler.templates.scan import Scan
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, Spec, leaf, topological
@@ -64,7 +65,9 @@ def compile_graph(
     recognised = list(targets)
     if fusion:
         recognised = recognise(order, targets, attention_kernel.room(target))
-    canonical = canonicalise(topological(recognised), recognised, fusion)
+    canonical = canonicalise(
+        topological(recognised), recognised, fusion, lambda node: scan.fits(node, target)
+    )
     if checked:
         verify_canonical(canonical, targets)
     groups = fuse(canonical, limits, fusion)
@@ -118,8 +121,9 @@ def _kernels(
     known = None if fresh else memory.get(key)
     if known is None:
         numbers = {id(n): i for i, n in enumerate(nodes)}
-        if group.attention:
-            lowered = attention_kernel.lower(group, roots)
+        if group.alone:
+            own = scan if group.members[0].op is ops.SCAN else attention_kernel
+            lowered = own.lower(group, roots)
         else:
             found = lower(group, roots, limits)
             lowered = [w for low in found for w in _stages(low, limits, target)]
@@ -174,6 +178,8 @@ def render(kernel: Kernel, target: Target) -> Body:
     target = fitted(kernel, target)
     if isinstance(kernel, Attention):
         return attention_kernel.render(kernel, target)
+    if isinstance(kernel, Scan):
+        return scan.render(kernel, target)
     body = None
     if (product := contraction.match(kernel, target)) is not None:
         body = contraction.render(product, target)

@@ -30,7 +30,7 @@ class Shape:
     """Template and variant, as in `Body.origin`."""
     extents: tuple[int, ...]
     """(batch, m, n, k) of a contraction, (batch, i, j) of a turned view, (batch, columns, rows, d,
-    e) of an attention; in elements."""
+    e) of an attention, (batch, hidden, multiplied, products, lanes) of a recurrence."""
     ctype: str = "float"
     """The C type computed with; on matrix units, what they read: half, bfloat16 or tf32."""
     layout: tuple[int, ...] = ()
@@ -103,6 +103,8 @@ def _groups(tile: Tile, extents: tuple[int, ...]) -> int:
         rows, columns = "TM", "TN"
     elif "CB" in number or "TC" in number:
         rows, columns = ("CB" if "CB" in number else "TC"), ""
+    if "BB" in number:
+        return ceil_div(extents[0], number["BB"])
     tiles = extents[0] * number.get("SPLIT_K", 1)
     for extent, name in ((extents[1], rows), (extents[2], columns)):
         tiles *= ceil_div(extent, number[name]) if name in number else 1
@@ -423,6 +425,48 @@ def _fit_attention_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
     return "attention_gpu", dict(recipe), groups, recipe["SIDE"] ** 2
 
 
+# Recurrences --------------------------------------------------------------------------------------
+
+
+def _scan_choices(shape: Shape, target: Target) -> _Choices:
+    """Register tiles of some 12 sums; as many rows as keep every compute unit busy."""
+    batch, hidden, _, products, lanes = shape.extents
+    few = target.vector_width <= 8
+    vectors = hidden * products // lanes
+    rows = -(-batch // target.compute_units)
+    tiles = [
+        {"MR": min(mr, rows), "NV": min(nv, vectors)}
+        for mr, nv in (((6, 2), (4, 3), (2, 5)) if few else ((8, 3), (6, 4), (4, 6)))
+    ]
+    if rows < 4:
+        most = 12 if few else 24
+        tiles.insert(0, {"MR": rows, "NV": min(most // rows, 8, vectors)})
+    return [tiles, _each("ITEMS", 1, 2)]
+
+
+def _fit_scan(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
+    batch = shape.extents[0]
+    rows = -(-batch // (target.compute_units * recipe["ITEMS"]))
+    mr = min(recipe["MR"], rows)
+    bb = _up(rows, mr)
+    return "scan_cpu", {"MR": mr, "NV": recipe["NV"], "BB": bb}, -(-batch // bb), 1
+
+
+def _scan_gpu_choices(shape: Shape, target: Target) -> _Choices:
+    """A work-item a hidden unit; more rows a group share what is read of the matrix."""
+    batch, _, _, products, _ = shape.extents
+    most = max(-(-batch // target.compute_units), 1)
+    rows = [bb for bb in (4, 2, 1, 8) if bb <= min(most, 32 // products)] or [1]
+    return [_each("BB", *rows), _each("DC", 64, 256)]
+
+
+def _fit_scan_gpu(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
+    batch, hidden, multiplied, *_ = shape.extents
+    group = min(1 << (hidden - 1).bit_length(), 256, 1 << (target.max_work_group.bit_length() - 1))
+    bb, dc = recipe["BB"], min(recipe["DC"], _up(hidden * multiplied, 32))
+    return "scan_gpu", {"WG": group, "BB": bb, "DC": dc}, -(-batch // bb), group
+
+
 _TEMPLATES: dict[
     str, tuple[Callable[[Shape, Target], _Choices], Callable[[Recipe, Shape, Target], _Fitted]]
 ] = {
@@ -436,4 +480,6 @@ _TEMPLATES: dict[
     "as_strided gpu": (_turned_gpu_choices, _fit_turned_gpu),
     "attention_cpu": (_attention_choices, _fit_attention),
     "attention_gpu": (_attention_gpu_choices, _fit_attention_gpu),
+    "scan_cpu": (_scan_choices, _fit_scan),
+    "scan_gpu": (_scan_gpu_choices, _fit_scan_gpu),
 }

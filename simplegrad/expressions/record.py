@@ -15,7 +15,9 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, ShapeError, SimplegradError
 from simplegrad.expressions.notation import HELPERS
 from simplegrad.graph import build
-from simplegrad.graph.node import Node, leaf
+from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.graph.rewrite import rewrite
+from simplegrad.graph.scan import unrolled
 from simplegrad.runtime import devices
 from simplegrad.tensor.core import become_leaf, wrap
 from simplegrad.tensor.shapes import extents_of
@@ -82,8 +84,15 @@ def record(fn: Callable[..., Any], shapes: Sequence[Any]) -> Recording:
         build.full(0, n.shape, n.dtype) if g is None else g
         for n, g in zip(inputs, found, strict=True)
     ]
+    root, *slopes = _written_out([root, *slopes])
     name = getattr(fn, "__name__", "f")
     return Recording(name if name.isidentifier() else "f", names, inputs, root, tuple(slopes))
+
+
+def _written_out(roots: list[Node]) -> list[Node]:
+    """Return the roots with recurrences as the steps that they are."""
+    new = rewrite(topological(roots), lambda n: unrolled(n) if n.op is ops.SCAN else n)
+    return [new[id(root)] for root in roots]
 
 
 def _names(fn: Callable[..., Any], count: int) -> tuple[str, ...]:

@@ -223,6 +223,19 @@ def _concat(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     return (*shape[:arg], sum(other[arg] for other, _ in ins), *shape[arg + 1 :]), dtype
 
 
+def _scan(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
+    (matrix, dtype), *others = ins
+    starts, inputs = others[: arg.carried], others[arg.carried :]
+    state = starts[0][0]
+    time = inputs[0][0][0] if inputs and inputs[0][0] else -1
+    wanted = [state] * arg.carried + [(time, *state)] * arg.inputs
+    if len(state) != 2 or [s for s, _ in others] != wanted or any(d != dtype for _, d in others):
+        raise VerifyError(f"scan: operands do not agree, {[(s, str(d)) for s, d in ins]}")
+    if matrix != (arg.multiplied * state[1], arg.products * state[1]):
+        raise VerifyError(f"scan: a matrix {matrix} does not fit states {state}")
+    return (len(arg.results), time + 1, *state), dtype
+
+
 _RULES = {
     "cast": _cast,
     "where": _where,
@@ -238,4 +251,5 @@ _RULES = {
     "scatter_add": _scatter_add,
     "cumsum": _cumsum,
     "concat": _concat,
+    "scan": _scan,
 } | {op.name: _reduce for op in ops.of_kind(ops.REDUCE)}

@@ -2,25 +2,25 @@
 
 Sequences are (batch, time, features). Parameters have the names and shapes of ``torch.nn``, the
 gates' rows one after the other. The products with the inputs of all times are one contraction;
-only those with the state go step by step.
+only those with the state go step by step, all of them in one kernel (`tensor.scan`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 
-from simplegrad import dtypes
 from simplegrad.arguments import integer, several
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
-from simplegrad.tensor.creation import full, zeros
-from simplegrad.tensor.indexing import scatter_add
+from simplegrad.tensor.creation import zeros
+from simplegrad.tensor.scan import scan, step_of
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat, stack
 
@@ -33,6 +33,8 @@ class _Recurrent(Module):
 
     gates: int
     states = 1
+    inner = 0
+    """Parts of the state's bias that the cell reads itself."""
 
     def __init__(
         self, inputs: int, hidden: int, layers: int = 1, bidirectional: bool = False,
@@ -100,82 +102,49 @@ class _Recurrent(Module):
             )
         return [tuple(s[i] for s in given) for i in range(count)]
 
-    def _run(self, x: Tensor, tag: str, state: State) -> tuple[Tensor, State]:
+    def _run(self, x: Tensor, tag: str, start: State) -> tuple[Tensor, State]:
         """Return all outputs (batch, time, hidden) and the last state of one direction."""
-        from_input, bias = self._weights("ih", tag)
-        from_state, state_bias = self._weights("hh", tag)
-        inputs = x.einsum("bti,gki->tgbk", from_input).add(self._bias(bias, state_bias))
+        bias, state_bias = (self._bias(name, tag) for name in ("ih", "hh"))
+        from_input = self._weight("ih", tag).reshape(self.gates, self.hidden, -1)
+        given = x.einsum("bti,gki->tbgk", from_input).add(bias.add(self._outer(state_bias)))
+        inputs = [given[:, :, g] for g in range(self.gates)]
+        inputs += [b.broadcast_to(inputs[0].shape) for b in self._inner(state_bias)]
         backwards = tag.endswith("_reverse")
-        outputs = []
-        given = _apart(inputs)
-        for now in reversed(given) if backwards else given:
-            product = state[0].einsum("bi,gki->gbk", from_state)
-            state = self._step(now, product, state_bias, state)
-            outputs.append(state[0])
-        return _joined(outputs[::-1] if backwards else outputs).swapaxes(0, 1), state
+        step = _step(self.cell, self.gates, self.states, len(inputs), backwards)
+        outputs, last = scan(step, self._weight("hh", tag).T, start, inputs)
+        return outputs[0].swapaxes(0, 1), tuple(last)
 
-    def _weights(self, name: str, tag: str) -> tuple[Tensor, Tensor]:
-        """Return a weight as (gates, hidden, …) and its bias as (gates, 1, hidden)."""
-        weight, bias = getattr(self, f"weight_{name}{tag}"), getattr(self, f"bias_{name}{tag}")
-        return (
-            weight.reshape(self.gates, self.hidden, -1),
-            bias.reshape(self.gates, 1, self.hidden),
-        )
+    def _weight(self, name: str, tag: str) -> Tensor:
+        weight: Tensor = getattr(self, f"weight_{name}{tag}")
+        return weight
 
-    def _bias(self, bias: Tensor, state_bias: Tensor) -> Tensor:
-        """Return what is added to the inputs' products, once for all times."""
-        return bias.add(state_bias)
+    def _bias(self, name: str, tag: str) -> Tensor:
+        bias: Tensor = getattr(self, f"bias_{name}{tag}")
+        return bias.reshape(self.gates, self.hidden)
 
-    def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
-        """Return the next state from the products of input and state, each (gates, batch, k)."""
+    def _outer(self, bias: Tensor) -> Tensor:
+        """Return the part of the state's bias that is added to the inputs, once for all times."""
+        return bias
+
+    def _inner(self, bias: Tensor) -> list[Tensor]:
+        """Return the parts of the state's bias that the cell reads: further inputs."""
+        return []
+
+    @staticmethod
+    def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
+        """Return the next state: products of the first state, states, and products of the input.
+
+        Products and inputs come by gate; everything has one shape, and is elementwise.
+        """
         raise NotImplementedError
 
 
-def _numbers(count: int, device: Any) -> list[Tensor]:
-    """Return 0 … count - 1 as vectors of one number that is an argument of kernels."""
-    return [full((1,), i, dtypes.uint32, device) for i in range(count)]
+_step = functools.cache(step_of)
 
 
-def _apart(x: Tensor) -> list[Tensor]:
-    """Return the slices of `x` along its first axis.
-
-    Their places are arguments of kernels, not part of them: every time step runs the same kernels,
-    in the backward pass as well. Blocks of about the root of the length keep the sums that put the
-    gradients together short.
-    """
-    length = x.shape[0]
-    size = math.isqrt(max(length - 1, 0)) + 1
-    count = -(-length // size)
-    if count * size > length:
-        x = x.pad([(0, count * size - length), *[(0, 0)] * (x.ndim - 1)])
-    blocks = x.reshape(count, size, *x.shape[1:])
-    places = _numbers(size, x.device)
-    parts = []
-    for number in places[:count]:
-        block = blocks.take(number, 0).reshape(blocks.shape[1:])
-        parts += [block.take(place, 0).reshape(x.shape[1:]) for place in places]
-    return parts[:length]
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    """Return tensors of one shape along a new first axis, the reverse of `_apart`."""
-    size = math.isqrt(max(len(parts) - 1, 0)) + 1
-    places = _numbers(size, parts[0].device)
-    blocks = [_placed(parts[i : i + size], places, size) for i in range(0, len(parts), size)]
-    whole = _placed(blocks, places, len(blocks))
-    return whole.reshape(len(blocks) * size, *parts[0].shape)[: len(parts)]
-
-
-def _placed(parts: list[Tensor], places: list[Tensor], length: int) -> Tensor:
-    """Return (length, …) with the parts at their places, 0 where there is none."""
-    rows = [
-        scatter_add(place, part.expand_dims(0), length)
-        for place, part in zip(places, parts, strict=False)
-    ]
-    total = rows[0]
-    for row in rows[1:]:
-        total = total.add(row)
-    return total
+def _sigmoid(x: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-x)) by a hyperbolic tangent, whose derivative needs nothing else."""
+    return x.mul(0.5).tanh().mul(0.5).add(0.5)
 
 
 class RNN(_Recurrent):
@@ -183,44 +152,43 @@ class RNN(_Recurrent):
 
     gates = 1
 
-    def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
-        return (given.add(product)[0].tanh(),)
+    @staticmethod
+    def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
+        """Return the next h."""
+        return (given[0].add(products[0]).tanh(),)
 
 
 class LSTM(_Recurrent):
-    """Gates i, f, g, o of W x + b + U h' + c; the cell is f c' + i tanh(g), h = o tanh(cell).
-
-    A gate is sigmoid(a) = (1 + tanh(a / 2)) / 2. The halving is done to the weights, exactly and
-    once, so that a step takes one hyperbolic tangent of all gates.
-    """
+    """Gates i, f, g, o of W x + b + U h' + c; the cell is f c' + i tanh(g), h = o tanh(cell)."""
 
     gates = 4
     states = 2
 
-    def _weights(self, name: str, tag: str) -> tuple[Tensor, Tensor]:
-        weight, bias = super()._weights(name, tag)
-        halves = Tensor(np.asarray([0.5, 0.5, 1, 0.5]), weight.dtype, False, weight.device)
-        halves = halves.reshape(4, 1, 1)
-        return weight.mul(halves), bias.mul(halves)
-
-    def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
-        bent = given.add(product).tanh()
-        write, keep, show = bent[0].add(1), bent[1].add(1), bent[3].add(1)
-        cell = keep.mul(state[1]).add(write.mul(bent[2])).mul(0.5)
-        return show.mul(cell.tanh()).mul(0.5), cell
+    @staticmethod
+    def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
+        """Return the next h and cell."""
+        write, keep, new, show = [x.add(p) for x, p in zip(given, products, strict=True)]
+        cell = _sigmoid(keep).mul(state[1]).add(_sigmoid(write).mul(new.tanh()))
+        return _sigmoid(show).mul(cell.tanh()), cell
 
 
 class GRU(_Recurrent):
     """Gates r, z; n = tanh(W x + b + r (U h' + c)), h = (1 - z) n + z h'."""
 
     gates = 3
+    inner = 1
 
-    def _bias(self, bias: Tensor, state_bias: Tensor) -> Tensor:
-        return bias  # the state's bias of n stands inside of the product with r
+    def _outer(self, bias: Tensor) -> Tensor:
+        mask = Tensor(np.asarray([[1], [1], [0]]), bias.dtype, False, bias.device)
+        return bias.mul(mask)
 
-    def _step(self, given: Tensor, product: Tensor, bias: Tensor, state: State) -> State:
-        product = product.add(bias)
-        reset = given[0].add(product[0]).sigmoid()
-        keep = given[1].add(product[1]).sigmoid()
-        new = given[2].add(reset.mul(product[2])).tanh()
+    def _inner(self, bias: Tensor) -> list[Tensor]:
+        return [bias[2]]  # inside of the product with r
+
+    @staticmethod
+    def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
+        """Return the next h."""
+        reset = _sigmoid(given[0].add(products[0]))
+        keep = _sigmoid(given[1].add(products[1]))
+        new = given[2].add(reset.mul(products[2].add(given[3]))).tanh()
         return (new.add(keep.mul(state[0].sub(new))),)

@@ -19,6 +19,7 @@ from simplegrad.dtypes import DType
 from simplegrad.graph.infer import Shape, broadcast_shapes
 from simplegrad.graph.node import Node, const_value
 from simplegrad.onnx import formulas, patterns
+from simplegrad.onnx.recurrence import write_scan
 from simplegrad.onnx.tensors import NUMBERS
 from simplegrad.ops import Op
 from simplegrad.runtime import realize as execution
@@ -40,10 +41,12 @@ class Writer:
         self._values: dict[int, tuple[str, Shape]] = {}
         self._full: dict[int, str] = {}
         self._constants: dict[tuple[Any, ...], str] = {}
+        self._kept: list[Node] = []
 
     # Names and values ---------------------------------------------------------------------------
 
-    def _name(self, hint: str) -> str:
+    def fresh(self, hint: str) -> str:
+        """Return a name that nothing has."""
         counter = self._counters.setdefault(hint, itertools.count())
         while (name := f"{hint}_{next(counter)}") in self._taken:
             pass
@@ -57,7 +60,7 @@ class Writer:
     def weight(self, node: Node, name: str | None) -> None:
         """Write a computed node as an initialiser."""
         if name is None or name in self._taken:
-            name = self._name(name or "weight")
+            name = self.fresh(name or "weight")
         self._taken.add(name)
         self._initializer(name, execution.to_numpy(node), node.dtype)
         self.bind(node, name)
@@ -77,7 +80,7 @@ class Writer:
         array = np.asarray(value).astype(dtype.numpy)
         key = dtype, array.shape, array.tobytes()
         if key not in self._constants:
-            self._constants[key] = self._name("constant")
+            self._constants[key] = self.fresh("constant")
             self._initializer(self._constants[key], array, dtype)
         return self._constants[key]
 
@@ -87,10 +90,29 @@ class Writer:
 
     def op(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Write one ONNX node and return the name of its result."""
-        name = self._name(op.lower())
-        node = self._onnx.helper.make_node(op, list(inputs), [name], name=name, **attributes)
+        return self.outputs_of(op, inputs, 1, **attributes)[0]
+
+    def outputs_of(
+        self, op: str, inputs: Sequence[str], count: int, **attributes: Any
+    ) -> list[str]:
+        """Write one ONNX node and return the names of its results."""
+        names = [self.fresh(op.lower()) for _ in range(count)]
+        node = self._onnx.helper.make_node(op, list(inputs), names, name=names[0], **attributes)
         self.nodes.append(node)
-        return name
+        return names
+
+    def graph(
+        self, name: str, nodes: Sequence[Any], inputs: Sequence[str], outputs: Sequence[str],
+        dtype: DType, shape: Shape,
+    ) -> Any:  # fmt: skip
+        """Return a graph for a node's attribute; all its inputs and outputs have one shape."""
+        make = self._onnx.helper.make_tensor_value_info
+        given, results = ([make(x, NUMBERS[dtype], shape) for x in v] for v in (inputs, outputs))
+        return self._onnx.helper.make_graph(list(nodes), name, given, results)
+
+    def keep(self, *nodes: Node) -> None:
+        """Keep nodes that the exported graph does not hold: values are known by their ids."""
+        self._kept += nodes
 
     def cast(self, name: str, dtype: DType) -> str:
         """Write a cast."""
@@ -125,12 +147,14 @@ class Writer:
 
     def prune(self) -> None:
         """Drop what no output needs: views that became part of an operator."""
-        needed = {f"to_{name}" for name in self._outputs}
+        needed = set(self._outputs)
         kept = []
         for node in reversed(self.nodes):
-            if node.name in needed:
+            if not needed.isdisjoint(node.output):
                 kept.append(node)
                 needed.update(node.input)
+                for attribute in node.attribute:
+                    needed.update(x for inner in attribute.g.node for x in inner.input)
         self.nodes = kept[::-1]
         self.initializers = [t for t in self.initializers if t.name in needed]
 
@@ -378,6 +402,7 @@ RULES: dict[Op, Rule] = {
     ops.EINSUM: _einsum,
     ops.TAKE: _take,
     ops.SCATTER_ADD: _scatter_add,
+    ops.SCAN: write_scan,
     ops.IOTA: _iota,
 }
 """A rule for every operation that can be written; the rest is what `export` refuses."""

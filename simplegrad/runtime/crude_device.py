@@ -32,7 +32,8 @@ from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import Shape, size_of
-from simplegrad.graph.node import Node, const_value
+from simplegrad.graph.node import Node, const_value, leaf, make, topological
+from simplegrad.graph.scan import unrolled
 from simplegrad.ops import Op
 from simplegrad.runtime.interpret import evaluate
 
@@ -88,6 +89,8 @@ class CrudeDevice:
         return self._double if dtype is dtypes.float64 else self._single
 
     def _compute(self, node: Node, srcs: list[Any]) -> Any:
+        if node.op is ops.SCAN:
+            return self._unrolled(node, srcs)
         rule = _RULES.get(node.op)
         if rule is None or not _fits(node):
             raise UnsupportedOp(
@@ -97,6 +100,15 @@ class CrudeDevice:
             )
         wide = dtypes.float64 in (node.dtype, *[s.dtype for s in node.srcs])
         return rule(self._double if wide else self._single, node, srcs)
+
+    def _unrolled(self, node: Node, srcs: list[Any]) -> Any:
+        """Return a SCAN's value by the operations that it stands for."""
+        leaves = [leaf(ops.BUFFER, s.shape, s.dtype, None, self) for s in node.srcs]
+        for own, buffer in zip(leaves, srcs, strict=True):
+            own.buffer = buffer
+        root = unrolled(make(ops.SCAN, tuple(leaves), node.arg, self))
+        self.evaluate(topological([root]), [root])
+        return root.buffer
 
 
 class Twelve:

@@ -17,6 +17,7 @@ from simplegrad import dtypes, ops, settings
 from simplegrad.dtypes import DType
 from simplegrad.errors import IndexOutOfRange
 from simplegrad.graph.node import Node, const_value
+from simplegrad.graph.scan import Step
 from simplegrad.ops import Op
 from simplegrad.runtime.interpret import evaluate
 
@@ -196,6 +197,33 @@ def _cumsum(node: Node, srcs: list[Any]) -> Any:
     return rounded(np.cumsum(x, axis=node.arg, dtype=x.dtype), node.dtype)
 
 
+def _scan(node: Node, srcs: list[Any]) -> Any:
+    """Step by step, every operation of the program rounded as if it stood alone."""
+    step: Step = node.arg
+    matrix, *rest = [s.astype(np.float32) if s.dtype == np.float16 else s for s in srcs]
+    states, inputs = rest[: step.carried], rest[step.carried :]
+    result = np.zeros(node.shape, matrix.dtype)
+    times = node.shape[1] - 1
+
+    def number(text: str) -> Any:
+        return rounded(np.array(float(text)), node.dtype)
+
+    def apply(op: Op, *operands: Any) -> Any:
+        assert op.numpy is not None
+        wide = [x.astype(np.float32) if x.dtype == np.float16 else x for x in operands]
+        return rounded(op.numpy(*wide), op.result or node.dtype)
+
+    result[: step.carried, times if step.reverse else 0] = states
+    for t in reversed(range(times)) if step.reverse else range(times):
+        product = np.concatenate(states[: step.multiplied], -1) @ matrix
+        products = np.split(rounded(product, node.dtype), step.products, -1)
+        values = step.values([*products, *states, *[x[t] for x in inputs]], apply, number)
+        for f, v in enumerate(step.results):
+            result[f, t if step.reverse else t + 1] = values[v]
+        states = [values[v] for v in step.results[: step.carried]]
+    return rounded(result, node.dtype)
+
+
 def _power(node: Node, srcs: list[Any]) -> Any:
     """A negative power of an integer is truncated towards zero."""
     a, b = (s.astype(np.float32) if s.dtype == np.float16 else s for s in srcs)
@@ -222,4 +250,5 @@ _RULES: dict[Op, Rule] = {
     ops.SCATTER_ADD: _scatter_add,
     ops.CUMSUM: _cumsum,
     ops.CONCAT: lambda node, srcs: np.concatenate(srcs, node.arg),
+    ops.SCAN: _scan,
 } | dict.fromkeys(ops.of_kind(ops.REDUCE), _reduce)

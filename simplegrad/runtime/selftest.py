@@ -22,6 +22,7 @@ from simplegrad.dtypes import DType, float16, float32, int32
 from simplegrad.errors import BuildError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.graph.scan import Step, scan
 from simplegrad.runtime import program_cache
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -141,6 +142,30 @@ def _halves() -> _Case:
     return _Case(((75, 130), (130, 90)), graph, lambda arrays: arrays[0] @ arrays[1], float16)
 
 
+def _recurrence() -> _Case:
+    """Return c0 = tanh(p0 + x), c1 = c1 p1 + c0 backwards in time; one column and row too many."""
+    time, batch, hidden = 3, 5, 21
+    program = (("add", 0, 4), ("tanh", 5), ("mul", 3, 1), ("add", 7, 6))
+    step = Step(2, 1, 2, 1, program, (6, 8), True)
+
+    def graph(srcs: list[Node]) -> Node:
+        matrix, c0, c1, x = srcs
+        return scan(step, matrix, [c0, c1], [x])
+
+    def reference(arrays: list[Any]) -> Any:
+        matrix, c0, c1, x = arrays
+        slots = [np.stack([c0, c1])]
+        for t in reversed(range(time)):
+            p0, p1 = np.split(c0 @ matrix, 2, 1)
+            c0 = np.tanh(p0 + x[t])
+            c1 = c1 * p1 + c0
+            slots.append(np.stack([c0, c1]))
+        return np.stack(slots[::-1], 1)
+
+    state = (batch, hidden)
+    return _Case(((hidden, 2 * hidden), state, state, (time, *state)), graph, reference)
+
+
 CASES = {
     "einsum_cpu tile": _SQUARE,
     "einsum_cpu_skinny dot": _product(((65, 600), (2, 600)), (0, 1), (2, 1), (0, 2)),
@@ -154,6 +179,8 @@ CASES = {
     "as_strided gpu": _turned(),
     "attention_cpu": _attention(),
     "attention_gpu": _attention(),
+    "scan_cpu": _recurrence(),
+    "scan_gpu": _recurrence(),
 }
 
 

@@ -19,6 +19,7 @@ from simplegrad.autograd import rules
 from simplegrad.autograd.backward import gradients
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf, make, topological
+from simplegrad.graph.scan import Step, scan
 from simplegrad.runtime.numpy_device import NumpyDevice
 
 DEVICE = NumpyDevice()
@@ -150,6 +151,22 @@ ROWS = [
     Row(ops.TAKE, lambda x: build.take(x, whole([-1, 1], dtypes.int8), 0), (C,)),
     Row(ops.SCATTER_ADD, lambda x: build.scatter_add(whole([1, 7, 1]), x, 4), (X.T,)),
 ]
+
+STEP_ROWS = (
+    # c0 = tanh(p0 + x0), c1 = c1 p1 + c0; then one product, two multiplied, one field emitted
+    Step(2, 1, 2, 1, (("add", 0, 4), ("tanh", 5), ("mul", 3, 1), ("add", 7, 6)), (6, 8)),
+    Step(1, 2, 2, 2, (("mul", 0, 3), ("exp", 4), ("sin", 5), ("mul", 2, 6)), (5, 8, 7), True),
+)
+
+
+def recurrence(step: Step) -> Row:
+    sizes = step.multiplied * 2, step.products * 2
+    arrays = [RNG.uniform(-0.5, 0.5, s) for s in (sizes, *[(3, 2)] * 2, *[(4, 3, 2)] * step.inputs)]
+    return Row(ops.SCAN, lambda m, a, b, *x: scan(step, m, (a, b), x), tuple(arrays))
+
+
+ROWS += map(recurrence, STEP_ROWS)
+ROWS.append(recurrence(STEP_ROWS[0].saving()))
 
 
 def weighted(row: Row, nodes: list[Node]) -> tuple[Node, Node]:

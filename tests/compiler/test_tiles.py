@@ -29,6 +29,8 @@ SHAPES = {
     "as_strided gpu": [(1, 257, 300), (64, 64, 64)],
     "attention_cpu": [(64, 512, 512, 64, 64), (1, 7, 129, 20, 80), (2, 33, 1, 8, 8)],
     "attention_gpu": [(64, 512, 512, 64, 64), (1, 7, 129, 20, 80), (2, 33, 1, 100, 100)],
+    "scan_cpu": [(32, 64, 1, 4, 8), (1, 8, 4, 1, 4), (7, 5, 1, 3, 4), (1, 1, 1, 1, 1)],
+    "scan_gpu": [(32, 64, 1, 4, 1), (1, 8, 4, 1, 1), (7, 5, 1, 3, 1), (1, 1, 1, 1, 1)],
 }
 CASES = [
     (name, extents, target)
@@ -66,6 +68,12 @@ def _check(p: dict[str, int], extents: tuple[int, ...], lanes: int, groups: int)
         batch, i, j = extents
         assert p["PITCH"] >= p["TJ"]
         assert groups * p["TILES"] >= batch * -(-i // p["TI"]) * -(-j // p["TJ"])
+        return
+    if "BB" in p:
+        batch, hidden, _, products, own = extents
+        assert groups == -(-batch // p["BB"])
+        assert "MR" not in p or p["BB"] % p["MR"] == 0
+        assert p.get("NV", 1) * own <= products * hidden
         return
     if "TC" in p:
         batch, columns, *_ = extents

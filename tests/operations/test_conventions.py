@@ -13,12 +13,15 @@ from checking import ALL_TYPES, INT_TYPES, tensor
 import simplegrad as sg
 from simplegrad import Tensor, dtypes, ops
 from simplegrad.dtypes import DType
+from simplegrad.graph.scan import Step, scan
 from simplegrad.runtime.numpy_device import rounded
+from simplegrad.tensor.core import wrap
 
 ELSEWHERE = {
     "random_bits": "test_random_bits",
     "permute_index": "test_permute_index",
     "box_muller": "test_box_muller",
+    "scan": "test_scan",
     "buffer": "every test",
     "scalar": "test_numbers_and_constants",
     "const": "test_numbers_and_constants",
@@ -180,3 +183,21 @@ def test_numbers_and_constants(device: Any) -> None:
     assert Tensor(2**62).item() == 2**62
     assert (tensor([1], dtypes.uint64) + (2**64 - 2)).item() == 2**64 - 1
     assert (tensor([0], dtypes.int64) + (-(2**63))).item() == -(2**63)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_scan(device: Any, fused: bool, dtype: str) -> None:
+    """c = p / 2 + x and the product p, of small integers: exact in every format."""
+    if dtype == "float64" and device.kind != "numpy" and not device.limits.fp64:
+        pytest.skip("this device has no float64")
+    step = Step(1, 1, 1, 1, (("const", "0.5"), ("mul", 0, 3), ("add", 4, 2)), (5, 0), True)
+    matrix, x = np.array([[0, 2.0], [2, 0]]), np.arange(12.0).reshape(3, 2, 2) % 5
+    nodes = [tensor(a, dtypes.of(dtype))._node for a in (matrix, x[0], x)]
+    got = wrap(scan(step, nodes[0], nodes[1:2], nodes[2:]))
+    c, want = x[0], [[x[0], 0 * x[0]]]
+    for t in (2, 1, 0):
+        p = c @ matrix
+        c = p / 2 + x[t]
+        want.insert(0, [c, p])
+    assert got.dtype.name == dtype
+    np.testing.assert_array_equal(got.numpy().astype(np.float64), np.stack(want, 1))

@@ -18,7 +18,7 @@ and, as the gradient rules write them, with g the gradient of O:
 Each of O, dQ, dK and dV becomes an ATTENTION node, and so do the maxima and the sums of e that the
 backward parts read (``top`` and ``total``). Its argument is (part, letters of the softmax,
 subscripts of the operands, of the result), letters as an EINSUM's; its operands are q, k, v, T,
-and for backward parts dS, g, O, top and total too. T and dS stand there as expressions over SCORE
+and for backward parts dS, g, O, top and total too. T and dS stand there as expressions over GIVEN
 leaves, which the kernel brings. Where anything else reads a score or a gradient of one (a tensor
 that somebody holds, a learned bias, a second derivative), all parts of that attention are left as
 they were written.
@@ -109,7 +109,7 @@ class _Maker:
     def part(self, part: Part, node: Node) -> Node:
         """Return the ATTENTION node of a part, over the rewritten operands."""
         own, slope = part.softmax, part.slope
-        score = leaf(ops.SCORE, own.score.shape, own.score.dtype, 0)
+        score = leaf(ops.GIVEN, own.score.shape, own.score.dtype, 0)
         t = self._over_scores(own.t, {id(own.score): score})
         srcs = [self.new[id(own.q)], self.new[id(own.k)], self.new[id(part.v)], t]
         everywhere = tuple(range(own.rank))
@@ -121,7 +121,7 @@ class _Maker:
         top, total = (self._node(node, part, x, srcs, letters, rows) for x in ("top", "total"))
         d_s, d_s_letters = t, everywhere  # dV does without
         if part.d_s is not None:
-            after = leaf(ops.SCORE, slope.d_t.shape, slope.d_t.dtype, 1)
+            after = leaf(ops.GIVEN, slope.d_t.shape, slope.d_t.dtype, 1)
             d_s = self._over_scores(part.d_s, {id(own.score): score, id(slope.d_t): after})
             d_s_letters = part.d_s_letters
         srcs += [d_s, self.new[id(slope.g)], out, top, total]

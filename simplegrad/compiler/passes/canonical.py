@@ -1,8 +1,9 @@
 """First passes: composite operations become primitive ones, equal nodes become one.
 
 before  any graph of the operations table
-after   no EINSUM, CUMSUM, SCATTER_ADD or CONCAT; no two nodes of equal kind and equal operands,
-        leaves with data excepted (two parameters of equal value stay two)
+after   no EINSUM, CUMSUM, SCATTER_ADD or CONCAT, no SCAN that has no kernel; no two nodes of
+        equal kind and equal operands, leaves with data excepted (two parameters of equal value
+        stay two)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, const_value, make, topological
 from simplegrad.graph.rewrite import rewrite
+from simplegrad.graph.scan import unrolled
 
 _SCAN_BLOCK = 64
 _FEW_TERMS = 4
@@ -35,9 +37,19 @@ class Canonical:
         self.targets, self.glued = targets, glued
 
 
-def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = True) -> Canonical:
-    """Expand composites, join nested sums where fusion is on, apply algebra, merge equal nodes."""
+def canonicalise(
+    order: Sequence[Node], targets: Sequence[Node], fusion: bool = True,
+    whole: Callable[[Node], bool] = lambda scan: True,
+) -> Canonical:  # fmt: skip
+    """Expand composites, join nested sums where fusion is on, apply algebra, merge equal nodes.
+
+    `whole` says whether a SCAN stays one.
+    """
     pieces: list[Node] = []
+    if not all(whole(n) for n in order if n.op is ops.SCAN and n.buffer is None):
+        flat = rewrite(order, lambda n: n if n.op is not ops.SCAN or whole(n) else unrolled(n))
+        targets = [flat[id(t)] for t in targets]
+        order = topological(targets)
     expanded = rewrite(order, lambda node: _expand(node, pieces))
     roots = [expanded[id(t)] for t in targets]
     if fusion:
@@ -45,7 +57,7 @@ def canonicalise(order: Sequence[Node], targets: Sequence[Node], fusion: bool = 
     table: dict[tuple[int, ...], Node] = {}
     merged = rewrite(topological(roots), lambda node: merge(simplify(node), table))
     glued = {id(merged[id(p)]) for p in pieces if id(p) in merged}
-    glued |= above([merged[id(r)] for r in roots], lambda node: node.op is ops.SCORE)
+    glued |= above([merged[id(r)] for r in roots], lambda node: node.op is ops.GIVEN)
     return Canonical([_computed(merged[id(r)], table) for r in roots], glued)
 
 

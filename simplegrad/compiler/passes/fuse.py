@@ -38,6 +38,7 @@ CHEAP_AND_RARE = 10
 """The same for a value made of much smaller arrays, whose elements stay in the cache."""
 RARE = 1 / 8
 """Reads from memory per element of such a value."""
+_ALONE = (ops.ATTENTION, ops.SCAN)
 SMALL = 1 << 15
 """Elements of a domain that one work-item may handle without loss."""
 
@@ -70,8 +71,8 @@ class Group:
     ancestors: int = 0
     """Bit set of the groups that must run before."""
     contraction: bool = False
-    attention: bool = False
-    """Whether it is parts of one attention, which `attention_kernel` lowers."""
+    alone: bool = False
+    """Whether it has a kernel of its own making: a SCAN, or parts of one attention."""
     stored: list[Node] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -138,6 +139,8 @@ class Fuser:
                 for src in node.srcs:  # each is read once per block of the other side
                     if id(src) not in self.glued:
                         self._store_before_repeat(src, inline)
+            if node.op is ops.SCAN and node.buffer is None:
+                self._store_rows(node.srcs[0], inline)
             if is_leaf(node):
                 inline[id(node)] = (none, 0, 0 if node.op.kind == ops.LEAF and
                                     node.op is not ops.BUFFER else 1)  # fmt: skip
@@ -164,7 +167,7 @@ class Fuser:
         return closure | {id(node)}, cost, reads
 
     def _is_root(self, node: Node, cost: int, reads: float, readers: int) -> bool:
-        if id(node) in self.targets or node.op.kind == ops.REDUCE or node.op is ops.ATTENTION:
+        if id(node) in self.targets or node.op.kind == ops.REDUCE or node.op in _ALONE:
             return True
         if node.op.kind != ops.ELEMENTWISE or id(node) in self.glued:
             return False
@@ -187,6 +190,14 @@ class Fuser:
             for view in reversed(path):
                 inline[id(view)] = self._after(view, inline)
 
+    def _store_rows(self, node: Node, inline: dict[int, Inline]) -> None:
+        """Have a matrix stand in memory row by row, copied where it is a view."""
+        while node.op is ops.RESHAPE and node.buffer is None:
+            node = node.srcs[0]
+        if node.buffer is None and node.op is not ops.BUFFER:
+            self.roots[id(node)] = node
+            inline[id(node)] = (frozenset(), 0, 1)
+
     def _cut(self, node: Node, inline: dict[int, Inline]) -> None:
         """Store the largest operands, so that no kernel's body grows without bound."""
         for src in sorted(node.srcs, key=lambda s: -len(inline[id(s)][0])):
@@ -207,8 +218,8 @@ class Fuser:
         domain = root.srcs[0].shape if reduce else root.shape
         reduced = root.arg if reduce else ()
         self.why = "fusion is off" if not self.fusion else "nothing before it has its domain"
-        if root.op is ops.ATTENTION:
-            self.why = "an attention is a kernel of its own"
+        if root.op in _ALONE:
+            self.why = f"{root.op} is a kernel of its own"
             group = self._attention_of(root)
             if group is not None:
                 group.full[id(root)] = root.size == size_of(group.domain)
@@ -225,18 +236,18 @@ class Fuser:
         group.reasons.append(f"{root.op} {root.where} starts a kernel: {self.why}")
         self.groups.append(group)
         group.full[id(root)] = not reduce
-        group.attention = root.op is ops.ATTENTION
+        group.alone = root.op in _ALONE
         reading = self._read(root, group)
         group.contraction = reduce and _is_contraction(root, reading)
         self._join(root, group, reading, reduced)
-        if self.fusion and not group.attention:
+        if self.fusion and not group.alone:
             self.by_domain[(domain, reduced)] = group
 
     def _attention_of(self, root: Node) -> Group | None:
         """Return the group of the other part of the same attention that one kernel computes."""
         for group in self.groups:
             first = group.members[0]
-            if first.op is ops.ATTENTION and first.srcs == root.srcs:
+            if first.op is root.op is ops.ATTENTION and first.srcs == root.srcs:
                 parts = {m.arg[0] for m in (*group.members, root)}
                 same = first.arg[1:-1] == root.arg[1:-1]
                 if same and (parts <= {"out", "top", "total"} or parts <= {"dk", "dv"}):
@@ -276,8 +287,8 @@ class Fuser:
     ) -> Reading | None:
         reduce = bool(reduced)
         size, outer = size_of(group.domain), _outer_size(group)
-        if group.attention:
-            self.why = "an attention runs alone"
+        if group.alone:
+            self.why = f"{group.members[0].op} runs alone"
             return None
         if reduce:
             if domain != group.domain or (group.reduced and group.reduced != reduced):
@@ -372,13 +383,13 @@ class Fuser:
         """Return what evaluating `root` in this group's variables reads, and where."""
         reading = Reading()
         seen: set[tuple[int, Position]] = set()
-        position = () if group.attention else group.position(root)
+        position = () if group.alone else group.position(root)
         if root.op.kind == ops.REDUCE:
             position = tuple(Index.of(v) for v in group.vars)
         stack: list[tuple[Node, Position]] = [(s, position) for s in root.srcs]
         if root.op.kind == ops.VIEW or root.op is ops.TAKE:
             stack = self._through(root, position)
-        elif root.op is ops.ATTENTION:
+        elif root.op in _ALONE:
             stack = [(s, tuple(Index.of(Var("any", n + 1)) for n in s.shape)) for s in root.srcs]
         reading.weight = 1
         while stack:
@@ -388,7 +399,7 @@ class Fuser:
                 continue
             seen.add(key)
             if id(node) in self.roots or is_leaf(node):
-                if node.op not in (ops.CONST, ops.IOTA, ops.SCORE) or node.buffer is not None:
+                if node.op not in (ops.CONST, ops.IOTA, ops.GIVEN) or node.buffer is not None:
                     reading.nodes[id(node)] = node
                     flat = flatten(position, node.shape)
                     reading.flats.setdefault(id(node), set()).add(flat)

@@ -93,7 +93,7 @@ class Builder:
             return self.value(form=ARG, dtype=node.dtype, arg=self.argument(node, "scalar"))
         if node.op is ops.CONST:
             return self.value(form=CONST, dtype=node.dtype, number=const_value(node))
-        if node.op is ops.SCORE:
+        if node.op is ops.GIVEN:
             index = flatten(position, node.shape)
             return self.value(form=GIVEN, dtype=node.dtype, arg=node.arg, index=index)
         if node.op is ops.IOTA:

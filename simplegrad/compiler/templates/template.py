@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,6 +118,8 @@ class Holes:
         """The type of index arithmetic."""
         self.in_place: Pairs = ()
         """What the template may write over, since it stores every element once."""
+        self.read_back = False
+        """Whether the template reads what it stored."""
 
     def _emitter(self, along: Sequence[str], wide: str) -> Emitter:
         emitter = Emitter(self.kernel, self.family)
@@ -205,7 +206,11 @@ class Holes:
         lines += [f"#define {k} {v}" for k, v in defines.items()]
         inside = [line for function in self.functions for line in function.lines]
         numbers = list(names_in([*lines, *inside]))
-        shared = set(itertools.chain(*self.in_place))
+        # Intel's runtime moves loads of a restricted pointer before stores of inlined functions.
+        read_back = {
+            i for i, a in enumerate(self.kernel.args) if self.read_back and a.role == "out"
+        }
+        shared = read_back.union(*self.in_place)
         parameters = [
             parameter(a.name, a.role, a.dtype, i not in shared)
             for i, a in enumerate(self.kernel.args)
