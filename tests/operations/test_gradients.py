@@ -19,6 +19,7 @@ from checking import Case, check
 import simplegrad as sg
 from simplegrad import Tensor, ops
 from simplegrad.autograd import rules
+from simplegrad.tensor.scan import scan, step_of
 
 RNG = np.random.default_rng(5)
 STEP = 1e-5
@@ -43,6 +44,7 @@ IMAGE = RNG.permutation(2 * 2 * 5 * 4).reshape(2, 2, 5, 4) / 10.0 - 3
 WEIGHT = RNG.normal(size=(4, 1, 3, 2))
 ZEROS = np.array([[0.0, 2.0, 3.0], [0.0, 0.0, 5.0], [1.5, -2.0, 3.0]])
 LABELS = np.array([2, 0, 3])
+CELL = step_of(lambda products, states, inputs: [(products[0] + inputs[0]).tanh()], 1, 1, 1)
 
 
 def _unary() -> dict[str, Row]:
@@ -81,6 +83,11 @@ ROWS: dict[str, Row] = _unary() | {
     "mean var std": Row(lambda x: x.mean(0) + x.var(0, correction=1) * x.std(), (CUBE,)),
     "logsumexp": Row(lambda x: x.logsumexp(-1), (CUBE,)),
     "cumsum": Row(lambda x: x.cumsum(1) * x, (CUBE,), "cumsum"),
+    "scan": Row(
+        lambda w, h, x: scan(CELL, w, [h], [x])[0][0] * x,
+        (X[:3, :3], CUBE[0, :2, :3], CUBE[:, :2, :3]),
+        "scan",
+    ),
     # Views
     "reshape": Row(lambda x: x.reshape(4, 6) * 2, (CUBE,), "reshape"),
     "permute": Row(lambda x: x.permute(2, 0, 1).exp(), (CUBE,), "permute"),

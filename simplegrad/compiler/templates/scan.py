@@ -102,20 +102,20 @@ def render(kernel: Scan, target: Target) -> Body:
     past = Value(LOAD, matrix.dtype, arg=kernel.after[0].arg, index=flat)
     # The result is read as well, which no other kernel does.
     reading = replace(kernel, outer=(*kernel.outer, f, s), asked=(*kernel.asked, past))
-    axes = {"t": t, "b": b, "k": k, "n": n, "r": kernel.reduce[0], "f": f, "s": s}
+    axes = {"t": t, "b": b, "at_k": k, "n": n, "r": kernel.reduce[0], "f": f, "s": s}
     holes = Holes(reading, axes, lanes, target.family)
     holes.read_back = True
-    along = "k" if lanes > 1 else ""
+    along = "at_k" if lanes > 1 else ""
     holes.load("LOAD_M", matrix, ("r", "n"), "n" if lanes > 1 else "")
-    holes.load("LOAD_PAST", past, ("f", "s", "b", "k"), along)
+    holes.load("LOAD_PAST", past, ("f", "s", "b", "at_k"), along)
     names = [f"g{i}" for i in range(step.first_input)]
     given = ", ".join(f"{vector(ctype, lanes)} {name}" for name in names)
 
     def bring(emitter: Emitter) -> None:
         emitter.given = dict(enumerate(names))
 
-    holes.store("CELL", ("t", "b", "k"), along, given, bring, kernel.after)
-    holes.store("START", ("b", "k"), along, "", lambda _: None, kernel.first)
+    holes.store("CELL", ("t", "b", "at_k"), along, given, bring, kernel.after)
+    holes.store("START", ("b", "at_k"), along, "", lambda _: None, kernel.first)
     brought = [f"PRODUCT({p})" for p in range(step.products)]
     brought += [f"PAST({c})" for c in range(step.carried)]
     defines: dict[str, object] = {

@@ -130,6 +130,7 @@ class Holes:
 
     def _bind(self, emitter: Emitter, name: str, lanes: int) -> None:
         axis = self.axes[name]
+        assert name != "k", "the emitter's loops over lanes count them in k"
         if isinstance(axis, Var) or not axis.run:
             emitter.bind(axis if isinstance(axis, Var) else axis.inside, name, lanes)
             return
