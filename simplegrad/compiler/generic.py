@@ -273,7 +273,7 @@ class Family:
 
         What cannot be compiled for unknown numbers is compiled for those at hand.
         """
-        self.samples = [*self.samples[:1], *self.samples[1:][1 - _MOST_SAMPLES :], numbers]
+        self.met(numbers)
         full = len(self.programs) >= _MOST_PROGRAMS or self.failures >= _MOST_FAILURES
         if len(set(self.samples)) < 2 or full:
             return None
@@ -290,6 +290,10 @@ class Family:
             raise failure
         self.failures += 1
         return None
+
+    def met(self, numbers: Numbers) -> None:
+        """Take note of numbers for which there is a program."""
+        self.samples = [*self.samples[:1], *self.samples[1:][1 - _MOST_SAMPLES :], numbers]
 
     def reject(self, generic: Generic) -> None:
         """Forget a program that the driver refused, and make no other."""

@@ -105,6 +105,11 @@ class _Known:
 _known: OrderedDict[tuple[object, ...], _Known] = OrderedDict()
 
 
+def forget() -> None:
+    """Drop the kernels that are kept; the next graph lowers and renders its own."""
+    _known.clear()
+
+
 def known_count() -> int:
     """Return how many groups' kernels are kept."""
     return len(_known)

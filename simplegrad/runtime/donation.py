@@ -7,9 +7,9 @@ by comparing the counts of the nodes and of the buffer with those that the graph
     an input           read by the graph's nodes, named in its order, and held by whoever declares
                        that it will let go (an optimiser, of what it replaces)
     a node in between  read by the graph's nodes and named in its order; what else refers to it
-                       could compute it again, from inputs that are no longer what they were
-    a node that keeps  its value needs no operands any more, unless it tracks gradients of a live
-    its value          leaf: then nothing below it dies
+                       could compute it again, and reads the nearest values below then
+    a node that keeps  its value needs no operands any more, unless gradients of a live leaf flow
+    its value          through it: they read the operands on their way
 
 Anything unknown makes a count larger, and nothing is written over then.
 """
@@ -92,10 +92,16 @@ class Watch:
                 is_alone = counts([order[place]])[0] == alone
                 if fits and is_alone and getrefcount(order[place].buffer) == _HELD:
                     found.append(number)
-        if not found or counts(self._between(order)) != self._explained:
+        if not found:
             return []
-        below = _surviving(kept)
-        return [n for n in found if order[inputs[n][0]] not in below] if below else found
+        between = self._between(order)
+        seen = counts(between)
+        known = seen == self._explained
+        outside = [] if known else [
+            n for n, have, want in zip(between, seen, self._explained, strict=True) if have > want
+        ]  # fmt: skip
+        read = _read_later(outside, kept)
+        return [n for n in found if order[inputs[n][0]] not in read] if read else found
 
 
 def _getter(places: list[int]) -> Any:
@@ -104,14 +110,28 @@ def _getter(places: list[int]) -> Any:
     return lambda order: [order[i] for i in places]
 
 
-def _surviving(kept: Sequence[Node]) -> set[Node]:
-    """Return what stays reachable through nodes that keep their operands for later gradients."""
+def _read_later(outside: Sequence[Node], kept: Sequence[Node]) -> set[Node]:
+    """Return the nodes whose value may be asked for once the `kept` ones have theirs.
+
+    What is `outside`, named by other graphs, can be computed again from the nearest values below.
+    A gradient asks for the operands of all nodes between where it begins and a live leaf.
+    """
     useless: set[Node] = set()
-    stack = [n for n in kept if n.tracks and live_leaf(n, useless) is not None]
-    found: set[Node] = set()
-    while stack:
-        node = stack.pop()
-        if node not in found:
-            found.add(node)
-            stack.extend(node.srcs)
-    return found
+    begins = [n for n in (*kept, *outside) if n.tracks and live_leaf(n, useless) is not None]
+    if not begins and not outside:
+        return set()
+    values, read, passed = set(kept), set[Node](), set[Node]()
+    wanted = list(outside)
+    while begins:
+        node = begins.pop()
+        if node not in passed:
+            passed.add(node)
+            wanted += node.srcs
+            begins += [s for s in node.srcs if s.tracks and live_leaf(s, useless) is not None]
+    while wanted:
+        node = wanted.pop()
+        if node not in read:
+            read.add(node)
+            if node.buffer is None and node not in values:
+                wanted += node.srcs
+    return read

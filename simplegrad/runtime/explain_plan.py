@@ -23,7 +23,7 @@ def explain_plan() -> str:
         return _explain(miss)
     launches = len(known.plan.program.launches)
     text = (
-        f"hit: a plan of {launches} launches for {_operations(known.kinds)} operations on "
+        f"hit: a plan of {launches} launches for {count_operations(known.kinds)} operations on "
         f"{known.key.device.name}, used {known.uses} times"
     )
     return text if miss is None else f"{text}\nthe last miss before: {_explain(miss)}"
@@ -38,7 +38,8 @@ def _explain(miss: Miss) -> str:
     return f"miss ({made}): differs " + "; ".join(_differences(miss, nearest))
 
 
-def _operations(kinds: _Kinds) -> int:
+def count_operations(kinds: _Kinds) -> int:
+    """Return how many nodes of a graph are operations on others."""
     return sum(isinstance(k, Kind) and bool(k.ins) for k in kinds)
 
 

@@ -174,17 +174,23 @@ def _new(
     order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
 ) -> Known:
     now = settings.current()
-    name = plan_store.key_of(order, structure, target_of(device), device.identity, now.fusion)
+    family, numbers = _family(order, kept, device)
     # Where tiles are to be measured, a program made without measuring will not do.
     # So it is where a profile counts the operations of kernels, whose IR is not on disk.
     fresh = now.tune or profile.profiling()
-    stored = None if fresh else plan_store.load(name)
+    # A program for all shapes serves at once; on disk each shape would have kernels of its own.
+    served = family.find(numbers) is not None
+    name = "" if served else plan_store.key_of(
+        order, structure, target_of(device), device.identity, now.fusion
+    )  # fmt: skip
+    stored = None if fresh or served else plan_store.load(name)
     if stored is None:
         counters.plans += 1
-        plan = _compiled(order, kept, device)
-        if not now.tune:
+        plan = _compiled(order, kept, device, (family, numbers))
+        if not now.tune and not served:
             plan_store.save(name, plan.program)
     else:
+        family.met(numbers)
         counters.plan_disk_hits += 1
         program, trusted = stored
         device.verdicts.update(dict.fromkeys(trusted, True))
@@ -202,15 +208,13 @@ def _new(
     return known
 
 
-def _compiled(order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice) -> Plan:
+def _compiled(
+    order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice,
+    found: tuple[Family, tuple[int, ...]] | None = None,
+) -> Plan:  # fmt: skip
     """Return the plan for shapes not seen before: compiled in if they are the structure's first."""
     fusion, target = settings.current().fusion, target_of(device)
-    key, numbers = shape_structure(order, kept)
-    full = (device, fusion, target, settings.current().fast_math, key)
-    family = _families.setdefault(full, Family())
-    _families.move_to_end(full)
-    while len(_families) > MAX_PLANS:
-        _families.popitem(last=False)
+    family, numbers = found or _family(order, kept, device)
     generic = family.find(numbers) or family.generalise(order, kept, numbers, target, fusion)
     program = generic.instance(numbers) if generic else compile_graph(order, kept, target, fusion)
     if selftest.distrusted(device, program, target):
@@ -227,6 +231,20 @@ def _compiled(order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice)
     if generic and generic.first is None:
         generic.first = plan
     return plan
+
+
+def _family(
+    order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice
+) -> tuple[Family, tuple[int, ...]]:
+    """Return all shapes of a graph's structure, and the numbers of this one."""
+    key, numbers = shape_structure(order, kept)
+    now = settings.current()
+    full = (device, now.fusion, target_of(device), now.fast_math, key)
+    family = _families.setdefault(full, Family())
+    _families.move_to_end(full)
+    while len(_families) > MAX_PLANS:
+        _families.popitem(last=False)
+    return family, numbers
 
 
 def forget() -> None:

@@ -180,6 +180,26 @@ def test_a_history_that_another_leaf_needs_keeps_its_inputs(cl_device: Any) -> N
         )
 
 
+def test_a_gradient_that_waits_reads_what_is_kept(cl_device: Any) -> None:
+    """The labels live and track: their gradient needs the output, and not the parameter."""
+    w = Tensor(SHAPED)
+    optim = Adam([w], learning_rate=0.1)
+    labels, seen = Tensor(np.eye(64)), []
+    for _ in range(4):
+        out = Tensor(SHAPED.T) @ w
+        want = (SHAPED.T @ w.numpy()).astype(float)
+        loss = labels.mul(out.logsoftmax()).sum()
+        optim.zero_grad()
+        labels.zero_grad()
+        loss.backward()
+        optim.step()
+        seen.append(w._node.buffer.raw)
+        want -= want.max(axis=1, keepdims=True)
+        want -= np.log(np.exp(want).sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(labels.grad.numpy(), want, rtol=1e-3, atol=1e-3)
+    assert seen[2] is seen[3]
+
+
 def test_state_that_somebody_took_keeps_its_values(cl_device: Any) -> None:
     w = Tensor(SHAPED)
     optim = Adam([w])
