@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from simplegrad.arguments import integer, several
+from simplegrad.arguments import integer, one_of, several
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.creation import zeros
-from simplegrad.tensor.scan import scan, step_of
+from simplegrad.tensor.scan import Cell, scan, step_of
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat, stack
 
@@ -110,7 +110,7 @@ class _Recurrent(Module):
         inputs = [given[:, :, g] for g in range(self.gates)]
         inputs += [b.broadcast_to(inputs[0].shape) for b in self._inner(state_bias)]
         backwards = tag.endswith("_reverse")
-        step = _step(self.cell, self.gates, self.states, len(inputs), backwards)
+        step = _step(self._cell, self.gates, self.states, len(inputs), backwards)
         outputs, last = scan(step, self._weight("hh", tag).T, start, inputs)
         return outputs[0].swapaxes(0, 1), tuple(last)
 
@@ -130,6 +130,11 @@ class _Recurrent(Module):
         """Return the parts of the state's bias that the cell reads: further inputs."""
         return []
 
+    @property
+    def _cell(self) -> Cell:
+        """What is recorded as the step, once for all layers."""
+        return self.cell
+
     @staticmethod
     def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
         """Return the next state: products of the first state, states, and products of the input.
@@ -148,14 +153,31 @@ def _sigmoid(x: Tensor) -> Tensor:
 
 
 class RNN(_Recurrent):
-    """h = tanh(W x + b + U h' + c): outputs, and the last h."""
+    """h = f(W x + b + U h' + c): outputs, and the last h; f is "tanh" or "relu"."""
 
     gates = 1
+
+    def __init__(
+        self, inputs: int, hidden: int, layers: int = 1, bidirectional: bool = False,
+        dropout: float = 0.0, nonlinearity: str = "tanh",
+    ) -> None:  # fmt: skip
+        one_of("RNN: nonlinearity", nonlinearity, ("tanh", "relu"))
+        super().__init__(inputs, hidden, layers, bidirectional, dropout)
+        self.nonlinearity = nonlinearity
+
+    @property
+    def _cell(self) -> Cell:
+        return self.cell if self.nonlinearity == "tanh" else self.clipped
 
     @staticmethod
     def cell(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
         """Return the next h."""
         return (given[0].add(products[0]).tanh(),)
+
+    @staticmethod
+    def clipped(products: list[Tensor], state: list[Tensor], given: list[Tensor]) -> State:
+        """Return the next h where f is relu."""
+        return (given[0].add(products[0]).relu(),)
 
 
 class LSTM(_Recurrent):

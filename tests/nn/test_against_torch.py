@@ -70,6 +70,11 @@ LAYERS: dict[str, Pair] = {
         lambda: torch.nn.RNN(3, 5, bidirectional=True, batch_first=True),
         data(2, 4, 3), recurrent, recurrent,
     ),
+    "rnn of relu": (
+        lambda: nn.RNN(3, 5, nonlinearity="relu"),
+        lambda: torch.nn.RNN(3, 5, nonlinearity="relu", batch_first=True),
+        data(2, 4, 3), recurrent, recurrent,
+    ),
     "lstm": (
         lambda: nn.LSTM(3, 4, layers=2, bidirectional=True),
         lambda: torch.nn.LSTM(3, 4, 2, bidirectional=True, batch_first=True),

@@ -136,7 +136,15 @@ def test_division_rounds_down(name: str, dtype: str, tmp_path: Path) -> None:
 
 
 X = np.arange(24, dtype=np.float32).reshape(2, 3, 4) - 11
-GRU, LSTM = nn.GRU(2, 3, bidirectional=True), nn.LSTM(2, 3)
+
+
+def recurrent(make: Any, x: Tensor, **options: Any) -> Any:
+    layer, numbers = make(2, 3, **options), np.random.default_rng(4)
+    own = {n: numbers.standard_normal(t.shape) for n, t in layer.state_dict().items()}
+    layer.load_state_dict({n: a.astype(np.float32) for n, a in own.items()})
+    return layer(x)
+
+
 OTHERS: dict[str, list[tuple[Callable[..., Any], list[np.ndarray]]]] = {
     "cast": [(lambda x: x.cast(dtypes.int32), [X * 0.7]), (lambda x: x.cast(dtypes.bool_), [X]),
              (lambda x: x.cast(dtypes.float64), [np.arange(5)])],
@@ -169,8 +177,8 @@ OTHERS: dict[str, list[tuple[Callable[..., Any], list[np.ndarray]]]] = {
              (lambda x: x.take([2, 0, 2], 1), [X])],
     "scatter_add": [(lambda i, r: sg.scatter_add(i, r, 4), [np.array([1, 3, 1, 0]), X.reshape(4, 6)]),
                     (lambda i, r: sg.scatter_add(i, r, 4), [np.array([1, 3, 1]), X[0, 0, :3].astype(np.int16)])],
-    "scan": [(lambda x: GRU(x)[0], [X.reshape(3, 4, 2)]),
-             (lambda x: LSTM(x)[1][1], [X.reshape(3, 4, 2)])],
+    "scan": [(lambda x: recurrent(nn.GRU, x, bidirectional=True)[0], [X.reshape(3, 4, 2)]),
+             (lambda x: recurrent(nn.LSTM, x)[1][1], [X.reshape(3, 4, 2)])],
     "cumsum": [(lambda x: x.cumsum(1), [X]), (lambda x: x.cumsum(0), [X.astype(np.int8)])],
     "const": [(lambda x: x.relu(), [X]), (lambda x: sg.zeros((3,)), [X])],
     "scalar": [(lambda x: x * 2.5 + 1, [X]), (lambda x: sg.full((2, 2), 3.5), [X])],
