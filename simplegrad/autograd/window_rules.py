@@ -40,7 +40,8 @@ def as_strided(node: Node, g: Node) -> tuple[Node | None, ...]:
     left = [a for a in range(len(shape)) if a not in extra]
     g = build.permute(g, [left.index(a) for a in order])
     for done, axis in enumerate(axes):
-        g = _fold(g, done, axis, shape)
+        count, width = (1 if a is None else shape[a] for a in (axis.position, axis.window))
+        g = _fold(g, done, axis, count, width)
     return (g,)
 
 
@@ -81,17 +82,20 @@ def _regular(node: Node) -> list[_Axis] | None:
     return axes
 
 
-def _fold(g: Node, at: int, axis: _Axis, shape: tuple[int, ...]) -> Node:
-    """Turn the axes (position, window) at `at` of the gradient into the operand's one axis."""
+def _fold(g: Node, at: int, axis: _Axis, count: int, width: int) -> Node:
+    """Turn the axes (position, window) at `at` of the gradient into the operand's one axis.
+
+    They have extents (count, width).
+    """
     if axis.position is None:  # one element of the axis is read
         g = build.reshape(g, (*g.shape[:at], 1, *g.shape[at:]))
         return _padded(g, at, (axis.start, axis.extent - 1 - axis.start, 0))
-    count = shape[axis.position]
+    if axis.window is not None and axis.dilation == 1 and width <= axis.step:
+        return _side_by_side(g, at, axis, count, width)
     spread = (count - 1) * axis.step + 1
     if axis.window is None:
         after = axis.extent - axis.start - spread
         return _padded(g, at, (axis.start, after, axis.step - 1))
-    width = shape[axis.window]
     # Offset j of the window stands at column j' = width-1-j of the flipped axis, and what belongs
     # to element i at row i + dilation·j' of the padded one: a diagonal, summed over j'.
     g = build.flip(g, [at + 1])
@@ -108,6 +112,16 @@ def _fold(g: Node, at: int, axis: _Axis, shape: tuple[int, ...]) -> Node:
     walk = (*strides[:at], width * inner, (width * axis.dilation + 1) * inner, *strides[at + 2 :])
     g = build.as_strided(g, view, walk)
     return build.reduce(ops.SUM, g, [at + 1])
+
+
+def _side_by_side(g: Node, at: int, axis: _Axis, count: int, width: int) -> Node:
+    """Put windows of at most a step's width after each other: no element is in two of them."""
+    g = _padded(g, at + 1, (0, axis.step - width, 0))
+    whole, room = count * axis.step, axis.extent - axis.start
+    g = build.reshape(g, (*g.shape[:at], whole, *g.shape[at + 2 :]))
+    kept = min(whole, room)
+    g = build.slice_(g, [(0, kept if a == at else n, 1) for a, n in enumerate(g.shape)])
+    return _padded(g, at, (axis.start, room - kept, 0))
 
 
 def _padded(g: Node, at: int, width: tuple[int, int, int]) -> Node:

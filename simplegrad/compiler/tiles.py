@@ -189,42 +189,93 @@ def _parts(recipe: Recipe, shape: Shape, whole: int, target: Target) -> int:
 # Contraction on CPUs ------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class _Blocks:
+    """How a product is cut into tiles, and what that should cost in vector operations."""
+
+    rows: int
+    columns: int
+    parts: int
+    tiles: int
+    cost: float
+
+
 def _tile_choices(shape: Shape, target: Target) -> _Choices:
     """Register tiles of 12 sums where there are 16 registers, of 24 where there are 32."""
-    lanes, (batch, m, n, _) = target.vector_width, shape.extents
-    pairs = [(6, 2), (4, 3), (12, 1)] if lanes <= 8 else [(8, 3), (6, 4), (12, 2), (14, 2)]
-    padded = [_up(n, nv * lanes) for _, nv in pairs]
-    # The first that computes hardly more columns than it must.
-    first = next(i for i, columns in enumerate(padded) if columns <= 1.1 * min(padded))
+    batch, m, n, _ = shape.extents
+    pairs = [(6, 2), (4, 3), (12, 1)] if target.vector_width <= 8 else [(8, 3), (6, 4), (12, 2)]
+    split = _split_choice(shape, batch * -(-m // 132) * -(-n // 256), target)
+    large = {"MB": 132, "NB": 256, **split[0]}
     registers = [{"MR": mr, "NV": nv} for mr, nv in pairs]
-    registers.insert(0, registers.pop(first))
-    whole = batch * -(-m // 96) * -(-n // 128)
+    registers.sort(key=lambda pair: _blocks({**pair, **large}, shape, target).cost)
     return [
-        registers, _each("KB", 256, 128, 512), _each("MB", 96, 48, 192), _each("NB", 128, 64, 256),
-        _split_choice(shape, whole, target),
+        registers, _each("KB", 256, 128, 512), _each("MB", 132, 48, 264), _each("NB", 256, 128, 64),
+        split,
     ]  # fmt: skip
 
 
 def _fit_tile(recipe: Recipe, shape: Shape, target: Target) -> _Fitted:
-    lanes = target.vector_width
+    k = shape.extents[3]
+    mr, nv = _registers(recipe, shape, target)
+    cut = _blocks(recipe, shape, target)
+    depth = max(-(-k // cut.parts), 1)
+    kb = _up(-(-depth // max(round(depth / recipe["KB"]), 1)), target.vector_width)
+    work = cut.rows * cut.columns * depth
+    per_item = max(1, min(cut.tiles // (8 * target.compute_units), (1 << 18) // work))
+    parameters = {"MR": mr, "NV": nv, "KB": kb, "MB": cut.rows, "NB": cut.columns}
+    parameters |= {"TILES_PER_ITEM": per_item, "SPLIT_K": cut.parts}
+    return "einsum_cpu", parameters, -(-cut.tiles // per_item), 1
+
+
+def _registers(recipe: Recipe, shape: Shape, target: Target) -> tuple[int, int]:
+    """Return the rows of a register tile, and its vectors per row."""
+    _, m, n, _ = shape.extents
+    return min(recipe["MR"], m), min(recipe["NV"], -(-n // target.vector_width))
+
+
+def _blocks(recipe: Recipe, shape: Shape, target: Target) -> _Blocks:
+    """Return the cheapest tiles of at most MB rows and NB columns (more, where rows are few).
+
+    They are of equal size as far as it goes: of two compute units that take three tiles of
+    unequal height, one waits.
+    """
     batch, m, n, k = shape.extents
-    nv, mr = min(recipe["NV"], -(-n // lanes)), min(recipe["MR"], m)
-    nr = nv * lanes
-    mb = min(max(recipe["MB"] // mr, 1) * mr, _up(m, mr))
-    want = 4 * target.compute_units
-    columns = recipe["NB"] * max(recipe["MB"] // mb, 1)  # few rows: packing them should pay
-    while columns > recipe["NB"] and batch * -(-n // columns) < want:
-        columns //= 2
-    nb = min(max(columns // nr, 1) * nr, _up(n, nr))
-    parts = _parts(recipe, shape, batch * -(-m // mb) * -(-n // nb), target)
-    while batch * parts * -(-m // mb) * -(-n // nb) < want and mb > 2 * mr:
-        mb = _up(-(-mb // 2), mr)
-    tiles = batch * parts * -(-m // mb) * -(-n // nb)
-    work = mb * nb * -(-k // parts)
-    per_item = max(1, min(tiles // (8 * target.compute_units), (1 << 18) // work))
-    parameters = {"MR": mr, "NV": nv, "KB": min(recipe["KB"], _up(k, lanes))}
-    parameters |= {"MB": mb, "NB": nb, "TILES_PER_ITEM": per_item, "SPLIT_K": parts}
-    return "einsum_cpu", parameters, -(-tiles // per_item), 1
+    mr, nv = _registers(recipe, shape, target)
+    nr, units = nv * target.vector_width, target.compute_units
+    most_rows = min(max(recipe["MB"] // mr, 1) * mr, _up(m, mr))
+    most_columns = max(recipe["NB"], nr) * max(recipe["MB"] // most_rows, 1)
+    whole = batch * -(-m // most_rows) * -(-n // most_columns)
+    parts = _parts(recipe, shape, whole, target)
+    depth = -(-k // parts)
+    a_unit, b_unit, _ = shape.layout or (1, 2, 1)
+    in_a, in_b = _PACKED_A[a_unit], _PACKED_B[b_unit]
+    # Of one element of a register tile and step of k: it also loads a row and a column.
+    each = (1 + (mr + nv) / (4 * mr * nv)) * depth / target.vector_width
+
+    def cut(rows: int, columns: int) -> _Blocks:
+        rows, columns = _up(-(-m // rows), mr), _up(-(-n // columns), nr)
+        tiles = batch * parts * -(-m // rows) * -(-n // columns)
+        tile = rows * columns * each
+        tile += (rows * in_a + columns * in_b) * depth / target.vector_width
+        # An eighth of a tile: units are not equally fast, or start late.
+        return _Blocks(rows, columns, parts, tiles, tile * (-(-tiles // units) + 1 / 8))
+
+    found = [
+        cut(rows, columns)
+        for rows in _numbers_of_blocks(m, most_rows)
+        for columns in _numbers_of_blocks(n, most_columns)
+    ]
+    return min(found, key=lambda blocks: blocks.cost)
+
+
+_PACKED_A, _PACKED_B = (24.0, 6.0, 6.0), (24.0, 10.0, 6.0)
+"""Cost of packing an element, by A_UNIT and B_UNIT, beside a product of two elements."""
+
+
+def _numbers_of_blocks(extent: int, most: int) -> list[int]:
+    """Return into how many blocks of at most `most` an extent may be cut."""
+    first = max(-(-extent // most), 1)
+    return [first, first + 1, first + 2, first + 3, 2 * first, 4 * first, 8 * first]
 
 
 def _dot_choices(shape: Shape, target: Target) -> _Choices:

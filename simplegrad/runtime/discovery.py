@@ -76,6 +76,7 @@ def prepare() -> Discovery:
         found = Discovery()
         if sys.platform.startswith("linux"):
             _prepare_linux(found)
+            _pin_threads(found)
         else:
             found.tried.append(f"{sys.platform}: the system's own loader finds its drivers")
         _done = found
@@ -92,6 +93,17 @@ def _prepare_linux(found: Discovery) -> None:
         found.folder = _write_entries(entries)
         os.environ["OCL_ICD_VENDORS"] = str(found.folder)
         found.tried.append(f"OCL_ICD_VENDORS set to {found.folder}")
+
+
+def _pin_threads(found: Discovery) -> None:
+    """Ask PoCL to keep each of its threads on a core of its own, unless the user has decided.
+
+    Threads that sleep between short kernels may be woken on one and the same core, and stay there.
+    PoCL counts cores from 0, and ends the process where it may not use one.
+    """
+    if os.sched_getaffinity(0) == set(range(os.cpu_count() or 0)):
+        os.environ.setdefault("POCL_AFFINITY", "1")
+        found.tried.append(f"POCL_AFFINITY is {os.environ['POCL_AFFINITY']}")
 
 
 def _registered(found: Discovery) -> dict[str, str]:

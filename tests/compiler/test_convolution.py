@@ -19,6 +19,7 @@ CASES = {
     "dilated": ((3, 8, 20, 21), (16, 8, 3, 3), {"padding": 2, "dilation": 2}),
     "grouped": ((4, 8, 16, 18), (16, 4, 3, 3), {"padding": 1, "groups": 2}),
     "one by one": ((4, 16, 14, 14), (32, 16, 1, 1), {}),
+    "patches": ((3, 5, 17, 24), (8, 5, 4, 3), {"stride": (4, 5), "padding": (0, 1)}),
     "rectangular": ((2, 6, 18, 33), (8, 6, 5, 2), {}),
 }
 
@@ -57,6 +58,46 @@ def test_a_gradient_is_one_sum_and_stores_no_windows(wanted: str, one_cl_device:
     assert p.launches <= {"x": 1, "w": 2}[wanted]
     operands = sum(4 * t.size for t in (x, w, y, seed))
     assert p.peak_bytes <= 1.1 * (operands + 4 * gradient.size)
+
+
+# Sizes that the pool hardly rounds up; the last number: launches of the gradient of the images.
+MEMORY = {
+    "padded": ((8, 16, 32, 32), (24, 16, 3, 3), {"padding": 1}, 1),
+    "strided": ((8, 16, 32, 32), (64, 16, 3, 3), {"padding": 1, "stride": 2}, 0),
+    "dilated": ((8, 16, 32, 32), (16, 16, 3, 3), {"padding": 2, "dilation": 2}, 1),
+    "grouped": ((8, 16, 32, 32), (32, 4, 3, 3), {"padding": 1, "groups": 4}, 1),
+    "grouped, strided": (
+        (8, 16, 32, 32),
+        (64, 4, 3, 3),
+        {"padding": 1, "groups": 4, "stride": 2},
+        0,
+    ),
+    "of each channel": ((8, 32, 32, 32), (32, 1, 3, 3), {"padding": 1, "groups": 32}, 1),
+    "patches": ((8, 16, 32, 32), (64, 16, 2, 2), {"stride": 2}, 1),
+}
+
+
+@pytest.mark.parametrize("name", MEMORY)
+def test_memory_is_operands_and_result(name: str, one_cl_device: Any) -> None:
+    """Forward, and both gradients but that of images under overlapping windows with a stride."""
+    *shapes, options, launches = MEMORY[name]
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.standard_normal(s)) for s in shapes)
+    sg.realize(x, w)
+    before = sg.memory_stats()["in_use_bytes"]
+    with sg.Profile() as p:
+        y = x.conv2d(w, **options)
+        sg.realize(y)
+    assert p.peak_bytes - before <= 1.1 * 4 * y.size
+    seed = Tensor(rng.standard_normal(y.shape), requires_grad=False)
+    sg.realize(seed)
+    y.backward(seed)
+    for leaf in (x, w) if launches else (w,):
+        before = sg.memory_stats()["in_use_bytes"]
+        with sg.Profile() as p:
+            sg.realize(leaf.grad)
+        assert p.peak_bytes - before <= 4 * leaf.size + 0.1 * 4 * (x.size + w.size + y.size)
+        assert leaf is w or p.launches == launches
 
 
 def test_sums_that_somebody_reads_are_not_joined(cl_device: Any) -> None:

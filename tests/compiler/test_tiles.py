@@ -125,6 +125,19 @@ def test_a_winner_is_taken_where_it_is_offered() -> None:
 
 def test_tiles_fill_the_columns() -> None:
     """Of a register tile's shapes the default is one that computes few columns for nothing."""
-    for n, nv in ((48, 3), (64, 4), (1024, 3), (32, 2)):
+    for n, nv in ((48, 3), (64, 4), (1024, 4), (96, 3), (32, 2)):
         tile = tiles.choose(Shape("einsum_cpu tile", (1, 512, n, 512)), TARGETS["cpu16"])
         assert tile.parameters["NV"] == nv
+
+
+@pytest.mark.parametrize("extents", [(1, 128, 512, 784), (1, 256, 256, 256), (1, 784, 512, 128)])
+@pytest.mark.parametrize("target", ["cpu8", "cpu16"])
+def test_tiles_share_the_rows_fairly(extents: tuple[int, ...], target: str) -> None:
+    """No tile is left with few rows or columns, and every unit gets as many tiles."""
+    tile = tiles.choose(Shape("einsum_cpu tile", extents, layout=(1, 2, 1)), TARGETS[target])
+    _, m, n, k = extents
+    for extent, name in ((m, "MB"), (n, "NB"), (k, "KB")):
+        size = tile.parameters[name]
+        last = extent - (-(-extent // size) - 1) * size
+        assert last > 0.8 * size, (name, size)
+    assert tile.groups % TARGETS[target].compute_units == 0

@@ -228,3 +228,14 @@ def test_other_systems_are_left_alone(machine: Machine, monkeypatch: pytest.Monk
     assert "win32" in found.tried[0]
     assert discovery.prepare() is found
     assert os.environ["OCL_ICD_VENDORS"] == ""
+
+
+def test_threads_are_pinned_where_all_cores_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, before, after in (({0, 1}, None, "1"), ({0, 1}, "0", "0"), ({1}, None, None)):
+        monkeypatch.delenv("POCL_AFFINITY", raising=False)
+        if before is not None:
+            monkeypatch.setenv("POCL_AFFINITY", before)
+        monkeypatch.setattr(os, "cpu_count", lambda: 2)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda pid, a=allowed: a, raising=False)
+        discovery._pin_threads(Discovery())
+        assert os.environ.get("POCL_AFFINITY") == after

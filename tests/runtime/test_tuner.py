@@ -20,9 +20,9 @@ from simplegrad.compiler.target import Winner
 from simplegrad.compiler.tiles import Shape
 from simplegrad.runtime import lookup, tuned, tuner
 
-SQUARE = Shape("einsum_cpu tile", (1, 130, 130, 130), layout=(1, 2, 1))
+SQUARE = Shape("einsum_cpu tile", (1, 250, 250, 250), layout=(1, 2, 1))
 NAME = tiles.shape_class(SQUARE)
-ONES = np.ones((130, 130), np.float32)
+ONES = np.ones((250, 250), np.float32)
 
 
 def quiet(said: str) -> None:
@@ -58,15 +58,15 @@ def faster(recipe_part: str) -> Any:
 
 
 def test_a_clear_winner_is_kept_and_used(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "MB=96 NB=128 SPLIT=0: default for this device kind" in sg.explain(product())
+    assert "MB=132 NB=256 SPLIT=0: default for this device kind" in sg.explain(product())
     monkeypatch.setattr(tuner.Plan, "seconds", faster("KB=128"))
     with settings.override(tune=True):
-        assert product().numpy()[0, 0] == 130
+        assert product().numpy()[0, 0] == 250
     text = sg.explain(product())
-    assert "KB=128 MB=96 NB=128 SPLIT=0: tuned on 20" in text
+    assert "KB=128 MB=132 NB=256 SPLIT=0: tuned on 20" in text
     assert "2.00 times as fast as the default" in text
     assert "#define KB 128" in text
-    assert product().numpy()[0, 0] == 130
+    assert product().numpy()[0, 0] == 250
     fresh.tuned = None  # another process reads the file
     assert "KB=128" in sg.explain(product())
 
@@ -162,8 +162,8 @@ def test_a_bad_file_is_left_out_with_a_warning(fresh: Any, name: str) -> None:
     tuned.path().parent.mkdir(mode=0o700)
     tuned.path().write_text(BAD[name])
     with pytest.warns(RuntimeWarning, match=r"tuned tiles in .* are ignored"):
-        assert product().numpy()[0, 0] == 130
-    assert product().numpy()[0, 0] == 130
+        assert product().numpy()[0, 0] == 250
+    assert product().numpy()[0, 0] == 250
 
 
 def test_bad_entries_are_left_out_and_good_ones_count(fresh: Any) -> None:
@@ -179,12 +179,12 @@ def test_bad_entries_are_left_out_and_good_ones_count(fresh: Any) -> None:
     assert {w.shape_class for w in found} == {"good"}
 
 
-@pytest.mark.parametrize("recipe", ["MR=999 NV=2 KB=256 MB=96 NB=128 SPLIT=0", "TI=1", "MR=6"])
+@pytest.mark.parametrize("recipe", ["MR=999 NV=2 KB=256 MB=132 NB=256 SPLIT=0", "TI=1", "MR=6"])
 def test_a_foreign_recipe_is_not_used(fresh: Any, recipe: str) -> None:
     fresh.tuned = frozenset([Winner(NAME, recipe, 9.0, "2026-11-24")])
     text = sg.explain(product())
     assert f"default; the tuned {recipe} is not offered here" in text
-    assert product().numpy()[0, 0] == 130
+    assert product().numpy()[0, 0] == 250
 
 
 def test_another_driver_has_its_own_winners(fresh: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +159,16 @@ def test_source_line() -> None:
     y = Tensor(X).exp()
     assert y._node.line is not None
     assert y._node.line[0].co_filename == __file__
+
+
+@pytest.mark.parametrize("name", ["erf", "tanh", "exp"])
+def test_own_functions_over_their_whole_range(name: str, cl_device: Any) -> None:
+    """What CPUs compute by formulas of ours: near zero, at the edges, beyond, and no numbers."""
+    x = np.concatenate([np.linspace(-12, 12, 40_001), np.geomspace(1e-30, 1, 2001)])
+    x = np.concatenate([x, -x, [np.nan, np.inf, -np.inf, -0.0]]).astype(np.float32)
+    exact = {"erf": np.vectorize(math.erf), "tanh": np.tanh, "exp": np.exp}[name]
+    got = getattr(Tensor(x), name)().numpy()
+    np.testing.assert_allclose(got, exact(x.astype(np.float64)), rtol=6e-7)
+    assert np.signbit(got[-1]) == (name != "exp")
+    if name != "exp":
+        assert np.nanmax(np.abs(got)) == 1

@@ -35,9 +35,9 @@ from simplegrad.compiler.ir.kernel import (
 from simplegrad.compiler.ir.symbolic import greater, less, lesser
 from simplegrad.compiler.render.access import neighbours, read, unaligned, write
 from simplegrad.compiler.render.ctext import (
+    OWN,
     as_bool,
     constant,
-    exponential,
     lane_names,
     operation,
     splat,
@@ -45,7 +45,7 @@ from simplegrad.compiler.render.ctext import (
 )
 from simplegrad.compiler.tiles import Tile
 from simplegrad.dtypes import DType, bfloat16, float16
-from simplegrad.ops import CAST, EXP
+from simplegrad.ops import CAST
 
 # Names of a loop variable that would hide something else in the generated text.
 _RESERVED = frozenset(
@@ -280,8 +280,8 @@ class Emitter:
         texts = [self._operand(s, 1 if common and i == 0 else lanes) for i, s in enumerate(sources)]
         # Fast math would cancel the rounding that our own exp lives by.
         own = self.family == "cpu" and not settings.current().fast_math
-        if op is EXP and own and value.dtype.compute == "float":
-            text, helpers = exponential(texts[0], lanes)
+        if op in OWN and own and value.dtype.compute == "float":
+            text, helpers = OWN[op](texts[0], lanes)
         else:
             text, helpers = operation(op, value.dtype, sources[0].dtype, texts, lanes, common)
         self.helpers.update(dict.fromkeys(helpers))
