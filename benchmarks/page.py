@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import host
+
 _FOLDER = Path(__file__).resolve().parent
 _BELOW = "<!-- Written by python -m benchmarks.page from the files of results/ -->"
 
@@ -17,6 +19,9 @@ def page(results: dict[str, dict[str, Any]]) -> str:
     """Return the Markdown of results by the stem of their file."""
     parts = []
     for stem, result in results.items():
+        if result.get("group") == "host":
+            parts.append("\n".join(host.page(stem, result)))
+            continue
         first, *others = result["contestants"]
         versions = {k: v for c in result["contestants"].values() for k, v in c.items()}
         told = ", ".join(

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("benchmarks.contest", reason="the benchmarks are not beside the package here")
 
-from benchmarks import contest, page, picture, report
+from benchmarks import contest, host, host_rows, page, picture, report
 from benchmarks.contest import Contestant, References, missing, paired, spread
 from benchmarks.libraries.numpy_ import Numpy
 from benchmarks.models import MODELS
@@ -245,3 +245,19 @@ def test_page_tells_what_the_files_hold() -> None:
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["chain", "2.5", "2", "0.1", "5", "50% of copy", "**1.50** (2.5)", ""]
     assert lines.count("![P, D, 1](results/here.png)") == 1
+
+
+def test_host_figures_have_a_line_and_a_place_on_the_page() -> None:
+    figure = {"what": "sg.jit, per launch", "value": 1.5, "unit": "us", "note": "x", "aim": 2.0}
+    result = {
+        "group": "host", "driver": "PoCL|3|cpu|3", "cores": 2, "machine": "x86_64",
+        "simplegrad": "0", "python": "3", "figures": [figure],
+    }  # fmt: skip
+    assert "at most 2" in host.line(figure)
+    assert "| sg.jit, per launch | 1.5 us | 2 | x |" in page.page({"some-host": result})
+
+
+def test_host_rows_run(one_cl_device: Any) -> None:
+    row = host_rows.two_operations()
+    assert [what for what, *_ in row][1] == "bare launch and wait"
+    assert all(value > 0 for _, value, _, _ in row[:2])
