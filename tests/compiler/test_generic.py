@@ -348,9 +348,13 @@ def test_numbers_do_not_leave_their_trace() -> None:
 
 
 def test_relations_between_numbers() -> None:
-    found, bases = generic._relations([(128, 7, 512, 100, 127, 64), (96, 7, 384, 75, 95, 48)])
+    samples = [(128, 7, 512, 100, 127, 64), (96, 7, 384, 75, 95, 48)]
+    found, bases = generic._relations(samples, lines=True)
     s, t, u = symbol(0), symbol(1), symbol(2)
     assert bases == [5, 3, 4]
     assert found == [s * 2, 7, s * 8, t, u, s]
     with pytest.raises(generic._NoFit):
-        generic._relations([(5, -3), (5, -4)])
+        generic._relations([(5, -3), (5, -4)], lines=True)
+    on_a_line = [(a, 2 * a + 3) for a in (4, 7, 9)]
+    assert generic._relations(on_a_line, lines=True)[1] == [0]
+    assert generic._relations(on_a_line, lines=False)[1] == [0, 1]
