@@ -55,7 +55,7 @@ from simplegrad.expressions.symbolic import Symbolic, symbolic
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
-from simplegrad.runtime.caches import cache_stats
+from simplegrad.runtime.caches import cache_stats, clear_caches
 from simplegrad.runtime.devices import current as _current_device
 from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
@@ -234,6 +234,7 @@ __all__ = [
     "broadcast_shapes",
     "cache_stats",
     "can_cast",
+    "clear_caches",
     "column_stack",
     "concat",
     "concatenate",

@@ -27,6 +27,14 @@ def _verified() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _bounded() -> Iterator[None]:
+    """Programs take some megabytes each: a file of tests leaves few of them behind."""
+    yield
+    if sg.cache_stats()["programs"]["entries"] > 200:
+        sg.clear_caches()
+
+
 @pytest.fixture(params=["numpy", *OPENCL])
 def device(request: pytest.FixtureRequest) -> Iterator[Any]:
     """Every device, one after the other, in force."""

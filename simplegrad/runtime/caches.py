@@ -11,6 +11,22 @@ from simplegrad.runtime.opencl import MAX_PROGRAMS
 from simplegrad.runtime.program_cache import counters
 
 
+def clear_caches() -> None:
+    """Give back the plans, kernels and programs that this process keeps; those on disk stay.
+
+    What is computed next is looked up on disk, or compiled again.
+
+    >>> import simplegrad as sg
+    >>> sg.clear_caches()
+    >>> sg.cache_stats()["plans"]["entries"]
+    0
+    """
+    lookup.forget()
+    pipeline.forget()
+    for device in select.opened():
+        device.forget_programs()
+
+
 def cache_stats() -> dict[str, dict[str, int]]:
     """Return the caches of this process by name, each with its ``entries`` and their ``most``.
 

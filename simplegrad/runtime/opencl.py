@@ -25,7 +25,8 @@ from simplegrad.runtime.device import Device, Limits
 from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
 
-MAX_PROGRAMS = 4096
+MAX_PROGRAMS = 1024
+"""Some 4 MB each with Intel's runtime, 1 MB with PoCL."""
 _MAX_BUILDERS = 4
 """Threads that build; CPU drivers build one program at a time, more or less."""
 _MAX_STAGED_BYTES = 64 << 20
@@ -270,6 +271,7 @@ class OpenCLDevice(Device):
         with self.lock:
             program = self._programs.get(known)
             if program is not None:
+                self._programs.move_to_end(known)
                 program_cache.counters.memory_hits += 1
                 return program
         # Outside the lock, since drivers let go of the interpreter while they build: others go on.
@@ -284,6 +286,11 @@ class OpenCLDevice(Device):
     def program_count(self) -> int:
         """How many programs are kept for this process."""
         return len(self._programs)
+
+    def forget_programs(self) -> None:
+        """Let go of all programs; those of plans that somebody holds stay with them."""
+        with self.lock:
+            self._programs.clear()
 
     def compile_all(self, sources: Sequence[str]) -> list[Program]:
         """Return a program for each source; what has to be built is built side by side."""

@@ -26,8 +26,8 @@ NOT_COMPUTING = {
     "arange", "asarray", "empty", "empty_like", "eye", "from_dlpack", "full", "full_like",
     "linspace", "ones", "ones_like", "zeros", "zeros_like",
     # The rest of the namespace: dtypes, devices, settings, transformations, looking inside
-    "broadcast_shapes", "cache_stats", "can_cast", "default_float", "device", "explain",
-    "explain_plan", "finfo", "fusion", "grad", "iinfo", "isdtype", "jit", "memory_stats",
+    "broadcast_shapes", "cache_stats", "can_cast", "clear_caches", "default_float", "device",
+    "explain", "explain_plan", "finfo", "fusion", "grad", "iinfo", "isdtype", "jit", "memory_stats",
     "no_grad", "realize", "result_type", "set_default_float", "symbolic", "synchronize",
     "value_and_grad",
 }  # fmt: skip

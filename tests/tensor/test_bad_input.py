@@ -382,7 +382,7 @@ def test_every_public_function_is_swept() -> None:
     assert names - swept == set(STATELESS)
 
 
-STATELESS = "cache_stats default_float explain_plan memory_stats synchronize".split()  # noqa: SIM905
+STATELESS = "cache_stats clear_caches default_float explain_plan memory_stats synchronize".split()  # noqa: SIM905
 """Functions without arguments."""
 A, LEAVES = X, [LEAF]
 SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
