@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import threading
 import weakref
@@ -46,27 +45,43 @@ class Program:
         return self._cl.Kernel(self._raw, name)
 
 
-class _Mapped:
-    """A buffer mapped for `numpy.asarray`: unmapped with the last view of it."""
+class _Mapping:
+    """A buffer mapped into the host's memory, once for all arrays over it.
 
-    def __init__(
-        self, device: OpenCLDevice, buffer: Any, dtype: DType, shape: tuple[int, ...],
-        writable: bool,
-    ) -> None:  # fmt: skip
-        nbytes = math.prod(shape) * dtype.itemsize
-        cl = device._cl
-        flags = cl.map_flags.READ | (cl.map_flags.WRITE if writable else 0)
+    PoCL 3.0 loses its list of mappings when threads map and unmap one buffer at the same time, so
+    that is done under the device's lock. A death waits for no lock: whoever has it next unmaps.
+    """
+
+    __slots__ = ("__weakref__", "_buffer", "_bytes", "_device", "address")
+
+    def __init__(self, device: OpenCLDevice, buffer: Any) -> None:
+        cl, flags = device._cl, device._cl.map_flags
+        self._device, self._buffer = device, buffer
+        self._bytes, self.address = None, 0
         self._bytes, _ = cl.enqueue_map_buffer(
-            device.queue, buffer.raw, flags, 0, (nbytes,), np.uint8, is_blocking=True
-        )
-        self._buffer = buffer
-        self.__array_interface__ = {
-            "version": 3, "shape": shape, "typestr": dtype.numpy.str,
-            "data": (self._bytes.ctypes.data, not writable),
-        }  # fmt: skip
+            device.queue, buffer.raw, flags.READ | flags.WRITE, 0, (buffer.nbytes,), np.uint8,
+            is_blocking=False,
+        )  # fmt: skip
+        self.address = self._bytes.ctypes.data
 
     def __del__(self) -> None:
-        self._bytes = None  # unmaps, before the pool may hand the buffer out again
+        # The buffer lives until it is unmapped: only then may the pool hand it out again.
+        self._device._dead_maps.append((self._bytes, self._buffer))
+        self._bytes = self._buffer = None
+        self._device.unmap(blocking=False)
+
+
+class _Mapped:
+    """What `numpy.asarray` takes to be an array over a mapping, which lives as long."""
+
+    def __init__(
+        self, mapping: _Mapping, dtype: DType, shape: tuple[int, ...], writable: bool
+    ) -> None:
+        self._mapping = mapping
+        self.__array_interface__ = {
+            "version": 3, "shape": shape, "typestr": dtype.numpy.str,
+            "data": (mapping.address, not writable),
+        }  # fmt: skip
 
 
 class _HostBuffer:
@@ -99,6 +114,10 @@ class OpenCLDevice(Device):
         self._enqueue = cl.enqueue_nd_range_kernel
         self._timed_queue: Any = None
         self.lock = threading.RLock()
+        self._maps: weakref.WeakValueDictionary[int, _Mapping] = weakref.WeakValueDictionary()
+        """By the buffer's number; a mapping holds its buffer, whose number stays its own."""
+        self._dead_maps: deque[tuple[Any, Any]] = deque()
+        self._process = os.getpid()
         self.verdicts: dict[str, bool] = {}
         """Whether a template passed its self-test here; see `selftest`."""
         self.tuned: frozenset[Winner] | None = None
@@ -221,7 +240,9 @@ class OpenCLDevice(Device):
         """Return a NumPy copy of a buffer (bfloat16 as float32), once all work before is done."""
         host = np.empty(shape, np.uint16 if dtype is dtypes.bfloat16 else dtype.numpy)
         if host.nbytes:
-            self._cl.enqueue_copy(self.queue, host, buffer.raw, is_blocking=True)
+            with self.lock:
+                event = self._cl.enqueue_copy(self.queue, host, buffer.raw, is_blocking=False)
+            event.wait()
         if dtype is dtypes.bfloat16:
             return np.asarray(host.astype(np.uint32) << 16).view(np.float32)
         return host
@@ -238,7 +259,29 @@ class OpenCLDevice(Device):
             return None
         if 0 in shape:
             return np.broadcast_to(np.zeros((), dtype.numpy), shape)
-        return np.asarray(_Mapped(self, buffer, dtype, shape, writable))
+        with self.lock:
+            self.unmap()
+            mapping = self._maps.get(id(buffer))
+            if mapping is None:
+                mapping = self._maps[id(buffer)] = _Mapping(self, buffer)
+        self.queue.finish()
+        return np.asarray(_Mapped(mapping, dtype, shape, writable))
+
+    def unmap(self, blocking: bool = True) -> None:
+        """Unmap what no array is over any more; unless `blocking`, only if no other thread works.
+
+        A forked child leaves everything to its parent.
+        """
+        if not self._dead_maps or self._process != os.getpid():
+            return
+        if self.lock.acquire(blocking):
+            try:
+                while self._dead_maps:
+                    mapped, buffer = self._dead_maps.popleft()
+                    del mapped  # unmaps
+                    del buffer
+            finally:
+                self.lock.release()
 
     def adopt(self, array: Any, dtype: DType) -> Any:
         """Return a buffer over the memory of a NumPy array, which nobody may write from now on.
@@ -254,6 +297,7 @@ class OpenCLDevice(Device):
 
     def memory_stats(self) -> dict[str, int]:
         """Return ``in_use_bytes``, ``held_bytes`` and ``peak_bytes``."""
+        self.unmap()
         pool = self.pool
         return {
             "in_use_bytes": pool.in_use_bytes,

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from simplegrad import dtypes, settings
+import simplegrad as sg
+from simplegrad import Tensor, dtypes, settings
 from simplegrad.errors import DeviceError, DTypeNotSupported, OutOfMemory
 from simplegrad.runtime import probe, program_cache
 from simplegrad.runtime.device import Limits
@@ -317,3 +318,27 @@ def test_a_device_that_nobody_refers_to_goes(one_cl_device: Any) -> None:
     del device
     gc.collect()
     assert gone() is None
+
+
+def test_threads_make_and_drop_arrays_over_one_buffer(cl_device: Any) -> None:
+    """PoCL crashes where two threads map and unmap a buffer at the same time."""
+    x = Tensor(np.arange(3000, dtype=np.float32), requires_grad=False)
+    wrong: list[Any] = []
+
+    def read() -> None:
+        with sg.device(cl_device):
+            for _ in range(150):
+                a = np.asarray(x.data)
+                if not np.array_equal((x * 1).numpy(), a) or not np.array_equal(a.copy(), a):
+                    wrong.append(a.copy())
+
+    readers = [threading.Thread(target=read) for _ in range(4)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join()
+    assert not wrong
+    first, second = np.asarray(x.data), np.asarray(x.data)
+    assert first.ctypes.data == second.ctypes.data
+    del first
+    np.testing.assert_array_equal(second, np.arange(3000))
