@@ -27,6 +27,8 @@ def integer(what: str, value: Any, least: int | None = None, most: int | None = 
         number = +operator.index(value)  # + turns a bool into an int
     except TypeError:
         raise ArgumentError(f"{what} must be an integer, not {shown(value)}") from None
+    if abs(number) >> 63:
+        raise ArgumentError(f"{what} must fit 64 bits; {shown(number)} does not")
     if least is not None and number < least:
         raise ArgumentError(f"{what} must be {least} or more, not {number}")
     if most is not None and number > most:

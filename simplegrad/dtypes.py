@@ -124,7 +124,7 @@ def of(dtype: Any) -> DType:
         return _default_float if dtype is float else _PYTHON[dtype]
     try:
         return _BY_NUMPY[np.dtype(dtype)]
-    except (TypeError, KeyError):
+    except (TypeError, ValueError, KeyError):
         raise DTypeError(
             f"dtype: {dtype!r} is not a dtype; the dtypes are {', '.join(_BY_NAME)}"
         ) from None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from simplegrad.arguments import mapping, shown
-from simplegrad.errors import ArgumentError, ShapeError
+from simplegrad.errors import ArgumentError, ShapeError, UnsupportedOp
 from simplegrad.tensor.tensor import Tensor
 
 M = TypeVar("M", bound="Module")
@@ -39,6 +39,14 @@ class Module:
 
     training: bool = True
     """Whether layers such as `Dropout` and `BatchNorm` behave as in training."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the module; this one calls `forward`, PyTorch's name of it, if there is one."""
+        forward = getattr(self, "forward", None)
+        if forward is None:
+            name = type(self).__name__
+            raise UnsupportedOp(f"{name}: this module computes nothing; define {name}.__call__")
+        return forward(*args, **kwargs)
 
     def named_modules(self) -> Iterator[tuple[str, Module]]:
         """Yield this module, named "", and every module below it with its dotted name."""

@@ -83,7 +83,7 @@ def resolve(selector: Any) -> Any:
     """Return the device that a selector, a device or a user's own class stands for."""
     if isinstance(selector, str):
         return by_name(selector)
-    if hasattr(selector, "name") and hasattr(selector, "kind"):
+    if hasattr(selector, "kind") and hasattr(selector, "from_host"):
         return selector
     is_array = hasattr(selector, "shape")  # arrays have some of the twelve as methods
     if is_array or not any(hasattr(selector, name) for name in OPERATIONS):

@@ -146,7 +146,8 @@ def full_like(x: Any, fill_value: Any, dtype: Any = None, **options: Any) -> Ten
 def _like(make: Any, x: Any, args: tuple[Any, ...], dtype: Any, options: dict[str, Any]) -> Tensor:
     x = as_tensor(x)
     options = {"device": x.device, **{k: v for k, v in options.items() if v is not None}}
-    return make(x.shape, *args, dtype=dtype or x.dtype, **options)  # type: ignore[no-any-return]
+    dtype = x.dtype if dtype is None else dtype
+    return make(x.shape, *args, dtype=dtype, **options)  # type: ignore[no-any-return]
 
 
 def _iota(extent: int, device: Any) -> Node:
@@ -173,7 +174,8 @@ def eye(
 
 def _bound(name: str, value: Any) -> Any:
     """Return an end of a range as a number: Python's, NumPy's, or that of a tensor, read now."""
-    value = value.item() if isinstance(value, (Tensor, np.ndarray)) else value
+    one = isinstance(value, (Tensor, np.ndarray)) and value.size == 1
+    value = value.item() if one else value
     if real(f"{name}: a bound or step", value) in (math.inf, -math.inf):
         raise ArgumentError(f"{name}: {value} is no end of a range; give finite numbers")
     return value
@@ -195,6 +197,8 @@ def arange(
     """
     start, stop = (0, start) if stop is None else (start, stop)
     start, stop, step = (_bound("arange", v) for v in (start, stop, step))
+    if any(abs(v) >= 2**63 for v in (start, stop, step)):
+        raise ArgumentError(f"arange: {start} … {stop} by {step} does not fit 64 bits")
     if step == 0:
         raise ShapeError("arange: the step must not be 0; it is what two neighbours differ by")
     whole = all(isinstance(v, (int, np.integer)) for v in (start, stop, step))

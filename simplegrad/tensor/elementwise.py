@@ -262,7 +262,7 @@ class Elementwise(Core):
 
         Negative `decimals` round to tens, hundreds, …; integers stay integers. No gradient.
         """
-        decimals = integer("round: decimals", decimals)
+        decimals = integer("round: decimals", decimals, -300, 300)
         x = self._node
         if not decimals or (decimals > 0 and not x.dtype.is_float):
             return self.rint()

@@ -231,7 +231,7 @@ class Reductions(Views):
         parts = [part for part in (prepend, self, append) if part is not None]
         result = self if len(parts) == 1 else concat(parts, axis)
         x = result._node
-        for _ in range(n):
+        for _ in range(min(n, x.shape[axis])):  # then nothing is left
             extent, whole = x.shape[axis], [(0, m, 1) for m in x.shape]
             late, early = list(whole), list(whole)
             late[axis] = (min(1, extent), max(extent - 1, 0), 1)

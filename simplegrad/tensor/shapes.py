@@ -7,15 +7,21 @@ from typing import Any
 
 from simplegrad.arguments import shown
 from simplegrad.errors import ShapeError
-from simplegrad.graph.infer import Shape
+from simplegrad.graph.infer import Shape, size_of
 
 
 def shape_of(name: str, shape: Any) -> Shape:
     """Return a shape given as an integer or a sequence of integers, as a tuple."""
     try:
-        return (+operator.index(shape),)  # + turns a bool into an int
+        extents: Shape = (+operator.index(shape),)  # + turns a bool into an int
     except TypeError:
-        pass
+        extents = _several(name, shape)
+    if any(abs(n) >> 63 for n in extents):
+        raise ShapeError(f"{name}: {shown(max(extents, key=abs))} does not fit 64 bits")
+    return extents
+
+
+def _several(name: str, shape: Any) -> Shape:
     try:
         return tuple([+operator.index(n) for n in shape])
     except TypeError:
@@ -29,6 +35,8 @@ def extents_of(name: str, shape: Any) -> Shape:
     extents = shape_of(name, shape)
     if any(n < 0 for n in extents):
         raise ShapeError(f"{name}: shape {extents} has a negative extent; extents are 0 or more")
+    if size_of(extents) >> 63:
+        raise ShapeError(f"{name}: an array of shape {extents} has more than 2^63 elements")
     return extents
 
 

@@ -114,7 +114,7 @@ class Views(Elementwise):
 
     def transpose(self, *axes: Any) -> Tensor:
         """Return the axes in the order given, or reversed, as NumPy does."""
-        if not axes or axes == (None,):
+        if not axes or (len(axes) == 1 and axes[0] is None):
             return self._view(build.permute(self._node, range(self.ndim)[::-1]))
         return self.permute(*axes)
 
@@ -234,6 +234,8 @@ class Views(Elementwise):
         """
         kernel = shape_of("window_view", kernel_size)
         rank = len(kernel)
+        if not rank:
+            raise ShapeError("window_view: kernel () has no extents; give one per spatial axis")
         stride = pair("window_view: stride", stride, rank)
         dilation = pair("window_view: dilation", dilation, rank)
         if self.ndim != rank + 2:
@@ -269,7 +271,7 @@ class Views(Elementwise):
         extent = self.shape[axis]
         if hasattr(sections, "__index__"):
             sections = integer("split: sections", sections)
-            if sections < 1 or extent % sections:
+            if sections < 1 or sections > max(extent, 1) or extent % sections:
                 raise ShapeError(f"split: axis {axis} of {extent} does not divide into {sections}")
             size = extent // sections
             cuts = [size * i for i in range(1, sections)]

@@ -308,3 +308,13 @@ def test_labels_out_of_range_read_nothing_else_on_a_device(one_cl_device: Any) -
         nn.cross_entropy(logits, Tensor([1, 1000]))
     with sg.settings.override(check=True), pytest.raises(IndexOutOfRange):
         nn.Embedding(5, 2)(Tensor([1, 7]))
+
+
+def test_forward_is_called_where_it_is_what_a_module_defines() -> None:
+    class Doubling(nn.Module):
+        def forward(self, x: Any, times: int = 1) -> Any:
+            return x * 2 * times
+
+    assert Doubling()(Tensor([1.0]), times=3).tolist() == [6.0]
+    with pytest.raises(sg.UnsupportedOp, match="Module: this module computes nothing; define"):
+        nn.Module()(1)

@@ -39,6 +39,7 @@ with sg.device("numpy"):
 BAD: list[Any] = [
     "word", object(), 1.5, -9, 99, (), (9, 9, 9, 9, 9), ["word"], [[1], [2, 3]], {"a": 1}, 1j,
     np.array(["word"]), np.array(1j), float("nan"), [None], len, True, None,
+    10**30, "ij,jk->ik", sg.float32,
 ]  # fmt: skip
 
 UNARY = """
