@@ -29,7 +29,8 @@ EMPTY = {"no rows": np.zeros((0, 6)), "no columns": np.zeros((6, 0))}
 FUSED = {dtype: ["strided"] for dtype in dtypes.ALL}
 FUSED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
 FUSED[dtypes.int8] = ["transposed", "overlapping"]
-UNFUSED = {dtype: ["strided"] for dtype in (dtypes.float32, dtypes.float16, dtypes.int8)}
+UNFUSED = {dtype: ["strided"] for dtype in (dtypes.float16, dtypes.int8)}
+UNFUSED[dtypes.float32] = ["transposed", "strided", "broadcast"]
 """Unfused, a row is a few kernels whatever it reads: the types that are loaded in their own way."""
 GPU = [dtypes.float32, dtypes.float16, dtypes.int8]
 
