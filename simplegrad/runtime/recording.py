@@ -71,16 +71,6 @@ def record() -> Iterator[Recording]:
         _open.recording = None
 
 
-@contextmanager
-def paused() -> Iterator[None]:
-    """Let what runs inside be no part of the open recording."""
-    before, _open.recording = _open.recording, None
-    try:
-        yield
-    finally:
-        _open.recording = before
-
-
 def ran(plan: Plan, order: Sequence[Node], kept: Sequence[Node]) -> None:
     """Tell the open recording of a realize."""
     if _open.recording is not None:
