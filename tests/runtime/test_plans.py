@@ -24,7 +24,7 @@ ROWS = np.random.default_rng(0).normal(size=(12, 16)).astype(np.float32)
 
 @pytest.fixture
 def fresh(one_cl_device: Any, tmp_path: Path) -> Any:
-    """The best device, with no plans in memory and none on disk."""
+    """One device, with no plans in memory and none on disk."""
     with settings.override(cache_dir=str(tmp_path)):
         lookup.forget()
         yield one_cl_device

@@ -19,7 +19,7 @@ from simplegrad.runtime import realize as execution
 
 @pytest.fixture
 def fresh(one_cl_device: Any) -> Iterator[Any]:
-    """The best device without verdicts, plans and kept kernels, before and after."""
+    """One device without verdicts, plans and kept kernels, before and after."""
 
     def forget() -> None:
         one_cl_device.verdicts.clear()

@@ -31,7 +31,7 @@ def quiet(said: str) -> None:
 
 @pytest.fixture
 def fresh(one_cl_device: Any, tmp_path: Path) -> Iterator[Any]:
-    """The best device, with nothing tuned, and a cache folder of its own."""
+    """One device, with nothing tuned, and a cache folder of its own."""
 
     def forget() -> None:
         lookup.forget()  # a program for shapes seen before would be measured too

@@ -346,15 +346,17 @@ class Emitter:
                 return None
         return stride
 
-    def conditions(self, guards: Sequence[Guard], lane: str = "") -> list[str]:
-        """Return the C conditions of guards at one lane."""
+    def conditions(
+        self, guards: Sequence[Guard], lane: str = "", above: str | None = None
+    ) -> list[str]:
+        """Return the C conditions of guards at one lane; of their upper ends at lane `above`."""
+        above = lane if above is None else above
         found = []
         for guard in guards:
-            text = self.index(guard.index, lane)
             if not less(guard.low - 1, guard.index.low):
-                found.append(f"{text} >= {guard.low}")
+                found.append(f"{self.index(guard.index, lane)} >= {guard.low}")
             if not less(guard.index.high, guard.high):
-                found.append(f"{text} < {guard.high}")
+                found.append(f"{self.index(guard.index, above)} < {guard.high}")
         return found
 
     # Loads, numbers and stores ------------------------------------------------------------------
@@ -397,6 +399,9 @@ class Emitter:
         scope.lines.append(f"{ctype} {name} = {outside};")
         scope.lines.append(f"if ({' && '.join([*tests, *dict.fromkeys(ends)])}) {name} = {inside};")
         if moving:
+            for guard in moving:  # past these no lane is inside
+                ways = ("0", str(lanes - 1))[:: 1 if (self._affine(guard.index) or 0) < 0 else -1]
+                tests += self.conditions([guard], *ways)
             scope.lines.append(f"else if ({' && '.join(tests)}) {{" if tests else "else {")
             inner = _Scope("", {})
             array = self._lane_load(inner, value, lanes, moving)
