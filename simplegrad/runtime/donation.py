@@ -114,7 +114,8 @@ def _read_later(outside: Sequence[Node], kept: Sequence[Node]) -> set[Node]:
     """Return the nodes whose value may be asked for once the `kept` ones have theirs.
 
     What is `outside`, named by other graphs, can be computed again from the nearest values below.
-    A gradient asks for the operands of all nodes between where it begins and a live leaf.
+    A gradient asks for the operands of all nodes between where it begins and a live leaf; past a
+    value of an earlier plan, nothing reads an input that only this graph names.
     """
     useless: set[Node] = set()
     begins = [n for n in (*kept, *outside) if n.tracks and live_leaf(n, useless) is not None]
@@ -127,7 +128,10 @@ def _read_later(outside: Sequence[Node], kept: Sequence[Node]) -> set[Node]:
         if node not in passed:
             passed.add(node)
             wanted += node.srcs
-            begins += [s for s in node.srcs if s.tracks and live_leaf(s, useless) is not None]
+            begins += [
+                s for s in node.srcs
+                if s.buffer is None and s.tracks and live_leaf(s, useless) is not None
+            ]  # fmt: skip
     while wanted:
         node = wanted.pop()
         if node not in read:

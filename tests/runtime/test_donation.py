@@ -12,7 +12,8 @@ import pytest
 import simplegrad as sg
 from simplegrad import SGD, Adam, Tensor, settings
 from simplegrad.errors import OutOfMemory
-from simplegrad.runtime import lookup
+from simplegrad.graph.prune import live_leaf
+from simplegrad.runtime import donation, lookup
 
 N = 4096
 START = np.random.default_rng(0).normal(size=(N,)).astype(np.float32)
@@ -310,3 +311,28 @@ def test_plans_from_disk_know_it_too(one_cl_device: Any, tmp_path: Any) -> None:
             first = memory(x)
             x = x * 0.5 + 1.0
             assert memory(x) is first
+
+
+def test_a_long_chain_is_looked_at_once(
+    one_cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was computed unasked on the way is not walked again for every plan after it."""
+    calls = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return live_leaf(*args)
+
+    monkeypatch.setattr(donation, "live_leaf", counted)
+    found = []
+    for length in (4000, 8000):
+        calls = 0
+        x = Tensor(np.ones(4, np.float32))
+        y = x
+        for _ in range(length):
+            y = y + x
+        y.sum().backward()
+        assert x.grad.tolist() == [length + 1] * 4
+        found.append(calls)
+    assert found[1] < 2.5 * found[0]
