@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
+from simplegrad import __main__ as cli
 from simplegrad.compiler import tiles
 from simplegrad.compiler.target import Winner
 from simplegrad.compiler.tiles import Shape
@@ -216,6 +218,23 @@ def test_the_command(fresh: Any, tmp_path: Path) -> None:
     assert "of 1 devices read from" in run("--import", str(shared))
     with settings.override(cache_dir=str(tmp_path / "two")):
         assert tuned.load(fresh.identity) == frozenset(tuned.read(shared)[fresh.identity].values())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(None, "there is no file"), ('{"a": 1}', "holds nothing that tune --export")]
+)
+def test_a_file_that_cannot_be_imported_is_an_error(
+    fresh: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, said: str
+) -> None:
+    source = tmp_path / "shared.json"
+    if text is not None:
+        source.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["simplegrad", "tune", "--import", str(source)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with pytest.raises(SystemExit) as error:
+            cli.main()
+    assert said in str(error.value)
 
 
 def tuner_environment() -> dict[str, str]:
