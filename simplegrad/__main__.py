@@ -50,11 +50,12 @@ def _tune(given: argparse.Namespace) -> str:
             raise SimplegradError(f"tune: cannot write {given.export}: {error}") from None
         return f"{_counted(found)} written to {given.export}"
     if given.source:
-        found = tuned.read(Path(given.source)) if Path(given.source).is_file() else {}
+        source = Path(given.source)
+        if not source.is_file():
+            raise SimplegradError(f"tune: there is no file {source}; tune --export PATH writes one")
+        found = tuned.read(source)
         if not found:
-            raise SimplegradError(
-                f"tune: {given.source} holds nothing that tune --export has written"
-            )
+            raise SimplegradError(f"tune: {source} holds nothing that tune --export has written")
         tuned.merge(found)
         return f"{_counted(found)} read from {given.source}, kept in {tuned.path()}"
     device = devices.by_name(given.device) if given.device else devices.current()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from simplegrad.graph.node import Node, make
 
@@ -17,17 +17,20 @@ def rewrite(order: Sequence[Node], rule: Rule) -> dict[int, Node]:
     """
     new: dict[int, Node] = {}
     for node in order:
-        current = node
-        if node.srcs and node.buffer is None:
-            srcs = tuple([new[id(s)] for s in node.srcs])
-            if any(a is not b for a, b in zip(srcs, node.srcs, strict=True)):
-                current = copy_with(node, srcs)
-        new[id(node)] = rule(current)
+        new[id(node)] = rule(over_new(node, new))
     return new
 
 
-def copy_with(node: Node, srcs: tuple[Node, ...]) -> Node:
-    """Return the same operation over other operands of the same specs."""
+def over_new(node: Node, new: Mapping[int, Node]) -> Node:
+    """Return the same operation over what stands in `new` for its operands, by old ``id``.
+
+    The same object where no operand changed; a node with data, and a leaf, have none.
+    """
+    if not node.srcs or node.buffer is not None:
+        return node
+    srcs = tuple([new[id(s)] for s in node.srcs])
+    if all(a is b for a, b in zip(srcs, node.srcs, strict=True)):
+        return node
     copy = make(node.op, srcs, node.arg, node.device)
     copy.line = node.line
     return copy

@@ -7,6 +7,7 @@ is bad, generated loops do the template's work on that device, and a warning say
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from simplegrad.errors import BuildError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, leaf, topological
 from simplegrad.graph.scan import Step, scan
+from simplegrad.runtime import attention_case as attention
 from simplegrad.runtime import program_cache
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -90,43 +92,18 @@ def _scattered() -> _Case:
 
 def _attention() -> _Case:
     """Return o + dq + dk + dv of an attention of n queries and keys, causal, in edge tiles."""
-    b, n, d = 3, 75, 20
-    space = ((0, 1, 3), (0, 2, 3), (0, 1, 2))
+    names = ("o", "dq", "dk", "dv")
 
     def graph(srcs: list[Node]) -> Node:
-        q, k, v, g = srcs
-        x = build.einsum(space[:2], space[2], q, k)
-        i, j = (build.reshape(build.iota(n, int32), s) for s in ((n, 1), (1, n)))
-        seen = build.broadcast_to(build.apply(ops.GREATER_EQUAL, i, j), x.shape)
-        t = build.apply(ops.WHERE, seen, x, build.number(-np.inf, x))
-        e = build.apply(ops.EXP, build.apply(ops.SUB, t, _row(build.reduce(ops.MAX, t, [2]), n)))
-        scale = build.apply(ops.RECIPROCAL, build.reduce(ops.SUM, e, [2], True))
-        wide = build.broadcast_to(scale, x.shape)
-        p = build.apply(ops.MUL, e, wide)
-        dp = build.einsum(space[:2], space[2], g, v)
-        inner = build.reduce(ops.SUM, build.apply(ops.MUL, dp, e), [2], True)
-        square = build.apply(ops.NEG, build.apply(ops.MUL, scale, scale))
-        row = build.broadcast_to(build.apply(ops.MUL, inner, square), x.shape)
-        dt = build.apply(ops.ADD, build.apply(ops.MUL, dp, wide), row)
-        ds = build.apply(ops.WHERE, seen, build.apply(ops.MUL, dt, e), build.number(0, e))
-        o, dq = (build.einsum((space[2], space[1]), space[0], *s) for s in ((p, v), (ds, k)))
-        dk, dv = (build.einsum((space[2], space[0]), space[1], *s) for s in ((ds, q), (p, g)))
-        return build.apply(ops.ADD, build.apply(ops.ADD, o, dq), build.apply(ops.ADD, dk, dv))
+        found = attention.graph(*srcs, causal=True)
+        first, *others = (found[name] for name in names)
+        return functools.reduce(lambda total, x: build.apply(ops.ADD, total, x), others, first)
 
     def reference(arrays: list[Any]) -> Any:
-        q, k, v, g = arrays
-        t = np.where(np.tri(n, dtype=bool), q @ k.swapaxes(1, 2), -np.inf)
-        p = np.exp(t - t.max(2, keepdims=True))
-        p /= p.sum(2, keepdims=True)
-        dp = g @ v.swapaxes(1, 2)
-        ds = p * (dp - (p * dp).sum(2, keepdims=True))
-        return p @ v + ds @ k + ds.swapaxes(1, 2) @ q + p.swapaxes(1, 2) @ g
+        found = attention.reference(*arrays, causal=True)
+        return sum(found[name] for name in names)
 
-    return _Case(((b, n, d),) * 4, graph, reference)
-
-
-def _row(x: Node, n: int) -> Node:
-    return build.broadcast_to(build.reshape(x, (*x.shape, 1)), (*x.shape, n))
+    return _Case(((3, 75, 20),) * 4, graph, reference)
 
 
 _SQUARE = _product(((75, 130), (130, 90)), (0, 1), (1, 2), (0, 2))

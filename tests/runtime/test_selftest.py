@@ -53,7 +53,8 @@ def test_every_case_meets_its_template(
 def test_a_broken_template_is_done_without(
     fresh: Any, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    text = "#error broken\n" if fault == "refused" else "__kernel void KERNEL_NAME(PARAMS) {}\n"
+    wrong = "__kernel void KERNEL_NAME(PARAMS) { STORE(0, 0, 0, 1e9f); }\n"
+    text = "#error broken\n" if fault == "refused" else wrong
     monkeypatch.setattr(template, "kernel_source", lambda stem: text)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((130, 130)).astype(np.float32) for _ in range(2))

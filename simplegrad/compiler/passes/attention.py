@@ -31,7 +31,7 @@ from collections.abc import Sequence
 from simplegrad import ops
 from simplegrad.compiler.passes.attention_match import Letters, Part, find
 from simplegrad.graph.node import Node, leaf, make, topological
-from simplegrad.graph.rewrite import copy_with
+from simplegrad.graph.rewrite import over_new
 
 
 def recognise(order: Sequence[Node], targets: Sequence[Node], room: int) -> list[Node]:
@@ -70,10 +70,7 @@ def _rewritten(targets: Sequence[Node], parts: dict[int, Part]) -> dict[int, Nod
         if part is not None:
             maker.new[id(node)] = maker.part(part, node)
         else:
-            srcs = () if node.buffer is not None else node.srcs
-            new = tuple([maker.new[id(s)] for s in srcs])
-            same = all(a is b for a, b in zip(new, srcs, strict=True))
-            maker.new[id(node)] = node if same else copy_with(node, new)
+            maker.new[id(node)] = over_new(node, maker.new)
     return maker.new
 
 
@@ -155,9 +152,7 @@ class _Maker:
             if id(node) in slots:
                 new[id(node)] = slots[id(node)]
             elif done:
-                srcs = tuple([new[id(s)] for s in node.srcs])
-                same = all(a is b for a, b in zip(srcs, node.srcs, strict=True))
-                new[id(node)] = node if same else copy_with(node, srcs)
+                new[id(node)] = over_new(node, new)
             elif id(node) not in new:
                 if node.op.kind in (ops.ELEMENTWISE, ops.VIEW) and node.buffer is None:
                     stack.append((node, True))

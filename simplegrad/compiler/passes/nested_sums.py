@@ -20,7 +20,7 @@ from simplegrad.compiler.ir.symbolic import estimate
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, make, topological
-from simplegrad.graph.rewrite import copy_with
+from simplegrad.graph.rewrite import over_new
 
 _MOST_WORK = 1.5
 """Products of the one sum per product of the inner sum; more are cheaper to store."""
@@ -42,14 +42,10 @@ def join_sums(roots: Sequence[Node], pieces: list[Node]) -> list[Node]:
     products = {id(p): p for p in pieces if p.op is ops.MUL}
     new: dict[int, Node] = {}
     for node in order:
-        current = node
-        if node.srcs and node.buffer is None:
-            srcs = tuple([new[id(s)] for s in node.srcs])
-            if any(a is not b for a, b in zip(srcs, node.srcs, strict=True)):
-                current = copy_with(node, srcs)
-                if id(node) in products:
-                    products[id(current)] = current
-                    pieces.append(current)
+        current = over_new(node, new)
+        if current is not node and id(node) in products:
+            products[id(current)] = current
+            pieces.append(current)
         if node.op is ops.SUM and node.buffer is None and node.dtype.is_float:
             current = _joined(node, current, new, alone, products)
         elif node.op in _MOVED and node.buffer is None and id(node.srcs[0]) in alone:

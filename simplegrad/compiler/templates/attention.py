@@ -126,7 +126,7 @@ def render(kernel: Attention, target: Target) -> Body:
     columns, rows = ("n", "m") if kernel.stage == 2 else ("m", "n")
     ctype = kernel.values["t"].dtype.compute
     sizes = tuple(extents[x] for x in ("b", columns, rows, "d", "e"))
-    tile = choose(Shape(f"attention_{target.family}", sizes, ctype), target)
+    tile = choose(Shape(f"attention_{target.family}", sizes, ctype, (kernel.stage,)), target)
     defines: dict[str, object] = {name.upper(): n for name, n in extents.items() if name != "b"}
     defines |= {"STAGE": kernel.stage, "BATCH": extents["b"], "ACC_T": ctype, **tile.parameters}
     seen = _last_seen(kernel)

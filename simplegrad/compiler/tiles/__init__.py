@@ -10,6 +10,7 @@ first of all serves a device that nobody measured; `Target.tuned` holds what mea
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ from simplegrad.compiler.target import Target, Winner
 from simplegrad.compiler.tiles import contraction, others
 from simplegrad.compiler.tiles.recipes import Recipe, Shape, Tile
 
-__all__ = ["Shape", "Tile", "candidates", "choose", "shape_class"]
+__all__ = ["Shape", "Tile", "candidates", "choose", "combined", "shape_class"]
 
 
 def candidates(shape: Shape, target: Target) -> list[Tile]:
@@ -34,6 +35,23 @@ def candidates(shape: Shape, target: Target) -> list[Tile]:
         if all(tile.parameters != known.parameters for known in found):
             found.append(tile)
     return found
+
+
+def combined(default: Tile, better: Sequence[str], target: Target) -> Tile | None:
+    """Return the tile that takes of every choice what the first of `better` changes there.
+
+    None where that is the default, or one of `better`.
+    """
+    base, recipe = _parsed(default.recipe), _parsed(default.recipe)
+    choices, _ = _TEMPLATES[default.shape.template]
+    for choice in choices(default.shape, target):
+        for other in map(_parsed, better):
+            own = {name: other[name] for name in choice[0]}
+            if not own.items() <= base.items():
+                recipe |= own
+                break
+    tile = _fitted(recipe, default.shape, target)
+    return None if tile.recipe in (default.recipe, *better) else tile
 
 
 def choose(shape: Shape, target: Target) -> Tile:

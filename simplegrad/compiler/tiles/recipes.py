@@ -23,7 +23,8 @@ class Shape:
     ctype: str = "float"
     """The C type computed with; on matrix units, what they read: half, bfloat16 or tf32."""
     layout: tuple[int, ...] = ()
-    """A_UNIT and B_UNIT of a contraction, and whether its results stand in a row along n."""
+    """A_UNIT and B_UNIT of a contraction, and whether its results stand in a row along n; the stage
+    of an attention."""
     parts: int = 0
     """Parts into which k has been cut already; 0: it is whole."""
 
