@@ -1,6 +1,7 @@
 """From a function over tensors to an ONNX file: its graph is built once, and written node by node.
 
-The function is called with arguments that have a shape but no values, so that nothing is computed.
+The function is called with arguments that have a shape but no values, so that nothing is computed;
+more than once where axes may have any extent (`extents`).
 Tensors that existed before, parameters that is, become initialisers.
 """
 
@@ -8,15 +9,18 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from simplegrad import ops
+from simplegrad.dtypes import DType
 from simplegrad.errors import ModelError, ShapeError, UnsupportedOp
+from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node, leaf, topological
 from simplegrad.onnx import files
+from simplegrad.onnx.extents import Axes, Extents, Trace
 from simplegrad.onnx.tensors import NUMBERS
 from simplegrad.onnx.writer import RULES, Writer
 from simplegrad.runtime import devices
@@ -40,6 +44,7 @@ def export(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     parameters: Mapping[str, Tensor] | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
 ) -> None:
     """Write what ``fn(*args)`` computes as an ONNX model of opset 18.
 
@@ -47,6 +52,13 @@ def export(
     their values do not matter. `fn` returns a tensor, or a sequence or mapping of them. Tensors
     that it uses and that exist already become initialisers, under their names in `parameters`. A
     `simplegrad.nn.Module` names them itself, and is written as it is in evaluation mode.
+
+    The model takes the shapes of `args` and no others, but for axes that `dynamic` names:
+    ``{"x": {0: "batch", 1: "time"}}`` lets the input x have any extent there; axes of one name
+    have one extent. `fn` is then called several times, with other extents, to see what follows
+    from them. `ModelError` where they decide more than shapes: a branch of Python, an array made on
+    the host. A branch that is the same at all extents tried, which lie a little below those of
+    `args`, goes unseen, as does a largest extent.
 
     Raises `DeviceError` where `fn` reads a value that depends on an argument, and one
     `UnsupportedOp` that names all operations ONNX has nothing for (random numbers: put the model
@@ -56,49 +68,55 @@ def export(
     onnx = files.library()
     if isinstance(args, (Tensor, str)) or not isinstance(args, Sequence):
         raise ShapeError("export: args is a sequence of arguments, such as (x,)")
-    inputs = _placeholders(args)
-    with _tracing(fn):
-        result = fn(*[wrap(node) for node in inputs])
-    names, outputs = _outputs(result, output_names)
-    given = list(input_names or [f"input_{i}" for i in range(len(inputs))])
-    if len(given) != len(inputs) or len({*given, *names}) < len(given) + len(names):
-        raise ModelError(f"export: names {given} and {names} do not fit, or stand twice")
+    given = list(input_names or [f"input_{i}" for i in range(len(args))])
+    if len(given) != len(args):
+        raise ModelError(f"export: {len(given)} input names do not fit {len(args)} arguments")
+    specs = dict(zip(given, _specs(args), strict=True))
+    axes = Axes(dynamic or {}, {name: shape for name, (shape, _) in specs.items()})
+    device = next((a.device for a in args if isinstance(a, Tensor)), None) or devices.current()
     if parameters is None:
         parameters = dict(fn.named_tensors()) if hasattr(fn, "named_tensors") else {}
     known = {id(t._node): name for name, t in parameters.items()}
-    order, weights = _plan(outputs, inputs)
+
+    def trace(extents: Extents) -> Trace:
+        inputs = {
+            name: leaf(ops.BUFFER, axes.shape(name, shape, extents), dtype, None, device)
+            for name, (shape, dtype) in specs.items()
+        }
+        with _tracing(fn):
+            result = fn(*[wrap(node) for node in inputs.values()])
+        outputs = _outputs(result, output_names, given)
+        writer = Writer(onnx, [*inputs, *outputs], bool(extents))
+        _write(writer, inputs, outputs, known)
+        return Trace(extents, writer, inputs, outputs)
+
+    _save(onnx, axes.followed(trace) if axes.places else trace({}), path)
+
+
+def _write(
+    writer: Writer, inputs: Mapping[str, Node], outputs: Mapping[str, Node], known: dict[int, str]
+) -> None:
+    order, weights = _plan(list(outputs.values()), list(inputs.values()))
     _check(order)
-    writer = Writer(onnx, OPSET, [*given, *names])
-    for name, node in zip(given, inputs, strict=True):
+    for name, node in inputs.items():
         writer.bind(node, name)
     for node in weights:
         writer.weight(node, known.get(id(node)))
     for node in order:
         writer.write(node)
-    for name, node in zip(names, outputs, strict=True):
+    for name, node in outputs.items():
         writer.output(node, name)
     writer.prune()
-    _save(
-        onnx,
-        writer,
-        list(zip(given, inputs, strict=True)),
-        list(zip(names, outputs, strict=True)),
-        path,
-    )
 
 
-def _placeholders(args: Sequence[Any]) -> list[Node]:
-    """Return leaves with the arguments' shapes and dtypes, and no values."""
-    device = next((a.device for a in args if isinstance(a, Tensor)), None) or devices.current()
-    nodes = []
+def _specs(args: Sequence[Any]) -> Iterator[tuple[Shape, DType]]:
+    """Yield the arguments' shapes and dtypes."""
     for arg in args:
         if isinstance(arg, Tensor):
-            shape, dtype = arg.shape, arg.dtype
+            yield arg.shape, arg.dtype
         else:
             array, dtype = host_array("export", arg, None, keep=hasattr(arg, "dtype"))
-            shape = array.shape
-        nodes.append(leaf(ops.BUFFER, shape, dtype, None, device))
-    return nodes
+            yield array.shape, dtype
 
 
 @contextmanager
@@ -117,7 +135,8 @@ def _tracing(fn: Any) -> Any:
             module.training = was
 
 
-def _outputs(result: Any, names: Sequence[str] | None) -> tuple[list[str], list[Node]]:
+def _outputs(result: Any, names: Sequence[str] | None, inputs: Sequence[str]) -> dict[str, Node]:
+    """Return the nodes of what the function returned, by name."""
     if isinstance(result, Mapping):
         names, result = names or [str(n) for n in result], list(result.values())
     if isinstance(result, Tensor) or not isinstance(result, Sequence):
@@ -130,7 +149,9 @@ def _outputs(result: Any, names: Sequence[str] | None) -> tuple[list[str], list[
     names = list(names or [f"output_{i}" for i in range(len(result))])
     if len(names) != len(result):
         raise ModelError(f"export: {len(names)} output names for {len(result)} outputs")
-    return names, [as_tensor(r)._node for r in result]
+    if len({*inputs, *names}) < len(inputs) + len(names):
+        raise ModelError(f"export: among the names {[*inputs, *names]} one stands twice")
+    return {name: as_tensor(r)._node for name, r in zip(names, result, strict=True)}
 
 
 def _plan(outputs: Sequence[Node], inputs: Sequence[Node]) -> tuple[list[Node], list[Node]]:
@@ -178,22 +199,20 @@ def _check(order: Sequence[Node]) -> None:
         )
 
 
-def _save(
-    onnx: Any,
-    writer: Writer,
-    inputs: Sequence[tuple[str, Node]],
-    outputs: Sequence[tuple[str, Node]],
-    path: str | os.PathLike[str],
-) -> None:
-    def described(pairs: Sequence[tuple[str, Node]]) -> list[Any]:
+def _save(onnx: Any, trace: Trace, path: str | os.PathLike[str]) -> None:
+    def described(nodes: Mapping[str, Node]) -> list[Any]:
         info = onnx.helper.make_tensor_value_info
-        return [info(name, NUMBERS[node.dtype], node.shape) for name, node in pairs]
+        return [info(name, NUMBERS[n.dtype], trace.dims[name]) for name, n in nodes.items()]
 
-    if writer.bytes > _LIMIT:
-        raise ModelError(f"export: {writer.bytes} bytes of weights; one file holds 2 GiB")
+    writer = trace.writer
+    weights = sum(node.nbytes for node in writer.weights.values())
+    weights += sum(array.nbytes for array, _ in writer.arrays.values())
+    if weights > _LIMIT:
+        raise ModelError(f"export: {weights} bytes of weights; one file holds 2 GiB")
     graph = onnx.helper.make_graph(
-        writer.nodes, "simplegrad", described(inputs), described(outputs), writer.initializers
-    )
+        writer.nodes, "simplegrad", described(trace.inputs), described(trace.outputs),
+        writer.initializers(),
+    )  # fmt: skip
     model = onnx.helper.make_model(
         graph,
         producer_name="simplegrad",

@@ -30,11 +30,15 @@ Rule = Callable[["Writer", Node], str]
 class Writer:
     """A graph being written: nodes, initialisers, and the name and shape of each value."""
 
-    def __init__(self, onnx: Any, opset: int, taken: Sequence[str]) -> None:
+    def __init__(self, onnx: Any, taken: Sequence[str], apart: bool = False) -> None:
         self._onnx = onnx
+        self.apart = apart
+        """Whether constants stand for themselves, equal or not, and may differ between traces."""
         self.nodes: list[Any] = []
-        self.initializers: list[Any] = []
-        self.bytes = 0
+        self.weights: dict[str, Node] = {}
+        """Computed nodes that become initialisers."""
+        self.arrays: dict[str, tuple[np.ndarray, DType]] = {}
+        """Constants that become initialisers."""
         self._outputs: list[str] = []
         self._taken = set(taken)
         self._counters: dict[str, Any] = {}
@@ -62,26 +66,30 @@ class Writer:
         if name is None or name in self._taken:
             name = self.fresh(name or "weight")
         self._taken.add(name)
-        self._initializer(name, execution.to_numpy(node), node.dtype)
+        self.weights[name] = node
         self.bind(node, name)
 
-    def _initializer(self, name: str, array: np.ndarray, dtype: DType) -> None:
+    def initializers(self) -> list[Any]:
+        """Return weights and constants as ONNX's tensors."""
+        found = {n: (execution.to_numpy(node), node.dtype) for n, node in self.weights.items()}
+        return [self._tensor(n, *pair) for n, pair in (found | self.arrays).items()]
+
+    def _tensor(self, name: str, array: np.ndarray, dtype: DType) -> Any:
         if dtype is dtypes.bfloat16:
             bits = np.ascontiguousarray(array, np.float32).view(np.uint32) >> np.uint32(16)
             data = bits.astype("<u2").tobytes()
         else:
             data = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        self.bytes += len(data)
         make = self._onnx.helper.make_tensor
-        self.initializers.append(make(name, NUMBERS[dtype], array.shape, data, raw=True))
+        return make(name, NUMBERS[dtype], array.shape, data, raw=True)
 
     def constant(self, value: Any, dtype: DType) -> str:
         """Return the name of an initialiser with these numbers; equal ones are written once."""
         array = np.asarray(value).astype(dtype.numpy)
-        key = dtype, array.shape, array.tobytes()
+        key = dtype, array.shape, array.tobytes(), len(self.arrays) if self.apart else 0
         if key not in self._constants:
             self._constants[key] = self.fresh("constant")
-            self._initializer(self._constants[key], array, dtype)
+            self.arrays[self._constants[key]] = array, dtype
         return self._constants[key]
 
     def ints(self, values: Sequence[int]) -> str:
@@ -156,7 +164,8 @@ class Writer:
                 for attribute in node.attribute:
                     needed.update(x for inner in attribute.g.node for x in inner.input)
         self.nodes = kept[::-1]
-        self.initializers = [t for t in self.initializers if t.name in needed]
+        self.weights = {n: node for n, node in self.weights.items() if n in needed}
+        self.arrays = {n: pair for n, pair in self.arrays.items() if n in needed}
 
     def write(self, node: Node) -> None:
         """Write a node whose operands are written."""
@@ -381,7 +390,10 @@ def _concat(w: Writer, node: Node) -> str:
 
 
 def _iota(w: Writer, node: Node) -> str:
-    return w.constant(np.arange(node.arg), node.dtype)
+    if not w.apart:
+        return w.constant(np.arange(node.arg), node.dtype)
+    name = w.op("Range", *[w.constant(n, dtypes.int64) for n in (0, node.arg, 1)])
+    return name if node.dtype is dtypes.int64 else w.cast(name, node.dtype)
 
 
 def _unused(w: Writer, node: Node) -> str:

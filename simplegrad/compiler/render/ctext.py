@@ -269,8 +269,8 @@ def _odd(name: str, fit: _Rational, text: str, lanes: int) -> tuple[str, list[st
   {f} {_horner("p", fit.above)};
   {f} {_horner("q", fit.below)};
   {f} y = inside * p / q;
-  y = (x > {edge}) | (y > 1.0f) ? ({f})(1.0f) : y;
-  return (x < -{edge}) | (y < -1.0f) ? ({f})(-1.0f) : y;
+  y = ((x > {edge}) | (y > 1.0f)) ? ({f})(1.0f) : y;
+  return ((x < -{edge}) | (y < -1.0f)) ? ({f})(-1.0f) : y;
 }}"""
     return f"{name}({text})", [helper]
 
