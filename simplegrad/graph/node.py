@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import CodeType
 from typing import Any, ClassVar
 
@@ -223,10 +223,12 @@ def scalar(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
     return node
 
 
-def topological(roots: Iterable[Node], *, realized: bool = False) -> list[Node]:
+def topological(
+    roots: Iterable[Node], *, realized: bool = False, ends: Collection[int] = ()
+) -> list[Node]:
     """Return the nodes that `roots` need, operands first, each once; no recursion.
 
-    Nodes that have a buffer count as leaves unless `realized` is true.
+    Nodes that have a buffer count as leaves unless `realized` is true, and so do `ends`, by ``id``.
     """
     order: list[Node] = []
     seen: set[int] = set()
@@ -242,7 +244,7 @@ def topological(roots: Iterable[Node], *, realized: bool = False) -> list[Node]:
         if ident in seen:
             continue
         seen.add(ident)
-        if node.srcs and (realized or node.buffer is None):
+        if node.srcs and (realized or node.buffer is None) and ident not in ends:
             push(node)
             push(None)  # type: ignore[arg-type]
             stack.extend(reversed(node.srcs))

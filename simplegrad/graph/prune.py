@@ -47,4 +47,5 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
         seen.append(node)
         if node.tracks:
             stack.extend(node.srcs)
+            stack.extend([s for s in node.srcs if s.leaf is not None])  # the next to look at
     return None

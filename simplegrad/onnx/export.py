@@ -26,7 +26,7 @@ from simplegrad.onnx.writer import RULES, Writer
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.core import as_tensor, host_array, wrap
-from simplegrad.tensor.modes import mode
+from simplegrad.tensor.modes import lazy
 from simplegrad.tensor.tensor import Tensor
 
 OPSET = 18
@@ -124,13 +124,12 @@ def _tracing(fn: Any) -> Any:
     """Let nothing be computed inside the block, and a module be in evaluation mode."""
     modules = [m for _, m in fn.named_modules()] if hasattr(fn, "named_modules") else []
     training = [m.training for m in modules]
-    before, mode.lazy = mode.lazy, True
     try:
         for module in modules:
             module.training = False
-        yield
+        with lazy():
+            yield
     finally:
-        mode.lazy = before
         for module, was in zip(modules, training, strict=True):
             module.training = was
 

@@ -10,19 +10,18 @@ A body of any other form is left to be unrolled.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from simplegrad import dtypes, ops
 from simplegrad.errors import SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.infer import size_of
-from simplegrad.graph.node import Node, Spec, const, const_value, leaf, make
+from simplegrad.graph.node import Node, Spec, const, const_value, leaf, make, topological
 from simplegrad.graph.scan import recorded
-from simplegrad.onnx.rounds import Rounds, walk
+from simplegrad.onnx.rounds import Rounds
 from simplegrad.onnx.tensors import Value
 from simplegrad.tensor.core import lift, wrap
-from simplegrad.tensor.modes import mode
+from simplegrad.tensor.modes import lazy
 from simplegrad.tensor.scan import scan
 from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat
@@ -52,7 +51,7 @@ def as_scan(
     own = [leaf(ops.BUFFER, s.shape, s.dtype, None, device) for s in starts]
 
     def results(given: Sequence[Value]) -> list[Node]:
-        with _unread():
+        with lazy():
             found = body([*given, *[Value.of(wrap(node)) for node in slices]])
         return [value.on(device)._node for value in found]
 
@@ -62,7 +61,7 @@ def as_scan(
         if len(moving) < len(own):  # what stays as it is may be a matrix
             given = [Value.of(wrap(own[i])) if i in moving else v for i, v in enumerate(carried)]
             found = results(given)
-        if any(node.op in _RANDOM for node in walk(found, ())):
+        if any(node.op in _RANDOM for node in topological(found)):
             return None  # new numbers in every round
         step = _Body([own[i] for i in moving], [found[i] for i in moving])
         known = {id(node): x._node for node, x in zip(slices, inputs, strict=True)}
@@ -74,16 +73,6 @@ def as_scan(
     for i, end in zip(moving, last, strict=True):
         ends[i] = Value.of(end)
     return ends, outputs
-
-
-@contextmanager
-def _unread() -> Any:
-    """Let reading a value be an error: there are none in a body over placeholders."""
-    before, mode.lazy = mode.lazy, True
-    try:
-        yield
-    finally:
-        mode.lazy = before
 
 
 class _Body:
@@ -102,7 +91,7 @@ class _Body:
             if node.shape != self.shape or node.dtype is not self.dtype or not node.dtype.is_float:
                 raise Other
         self.moving = {id(s) for s in states}
-        for node in walk(results, self.moving):
+        for node in topological(results, ends=self.moving):
             if any(id(s) in self.moving for s in node.srcs):
                 self.moving.add(id(node))
         self.products: list[tuple[Node, int]] = []

@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from typing import Any
-
 from simplegrad import ops
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph import build
-from simplegrad.graph.node import Node, make
+from simplegrad.graph.node import Node, make, topological
 from simplegrad.tensor.core import lift
 from simplegrad.tensor.tensor import Tensor
-
-
-def walk(roots: Iterable[Node], ends: Collection[int]) -> list[Node]:
-    """Return the nodes that `roots` need, operands first; none below those whose id is an end."""
-    order: list[Node] = []
-    seen: set[int] = set()
-    stack: list[Any] = list(roots)
-    while stack:
-        node = stack.pop()
-        if node is None:
-            order.append(stack.pop())
-        elif id(node) not in seen:
-            seen.add(id(node))
-            below = () if id(node) in ends or node.buffer is not None else node.srcs
-            stack += (node, None, *below)
-    return order
 
 
 class Rounds:
@@ -41,7 +22,7 @@ class Rounds:
 
     def of(self, root: Node) -> Tensor:
         """Return a node for all rounds; `UnsupportedOp` where an operation has no such form."""
-        order = walk([root], self.known)
+        order = topological([root], ends=self.known)
         made: dict[int, Node] = {}
         for node in order:
             if id(node) in self.known:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from contextlib import ContextDecorator
+from collections.abc import Iterator
+from contextlib import ContextDecorator, contextmanager
 from typing import Any
 
 
@@ -15,6 +16,16 @@ class _Mode(threading.local):
 
 
 mode = _Mode()
+
+
+@contextmanager
+def lazy() -> Iterator[None]:
+    """Compute nothing unasked inside the block: its leaves are placeholders."""
+    before, mode.lazy = mode.lazy, True
+    try:
+        yield
+    finally:
+        mode.lazy = before
 
 
 class no_grad(ContextDecorator):

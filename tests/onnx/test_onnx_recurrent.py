@@ -16,7 +16,7 @@ from simplegrad.graph.node import topological
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
-from onnx import helper  # noqa: E402
+helper = onnx.helper
 
 RNG = np.random.default_rng(3)
 HIDDEN, WIDTH, BATCH, TIME = 4, 3, 2, 5

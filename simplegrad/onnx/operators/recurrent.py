@@ -54,7 +54,8 @@ class _Activation:
                 return x.mul(b).tanh().mul(a)
             case "hardsigmoid":
                 return x.mul(a).add(b).clip(0, 1)
-        return getattr(x, self.name)()  # type: ignore[no-any-return]
+        found: Tensor = getattr(x, self.name)()
+        return found
 
 
 def _activations(names: Sequence[str], call: Call) -> Iterator[_Activation]:
