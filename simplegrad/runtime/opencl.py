@@ -19,7 +19,7 @@ from simplegrad import dtypes, settings
 from simplegrad.compiler.target import Winner
 from simplegrad.dtypes import DType
 from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
-from simplegrad.runtime import probe, program_cache, progress
+from simplegrad.runtime import builtins, probe, program_cache, progress
 from simplegrad.runtime.device import Device, Limits
 from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
@@ -130,7 +130,7 @@ class OpenCLDevice(Device):
         self._one_by_one = (
             "oclgrind" in raw.platform.name.lower()
         )  # its compiler is not thread-safe
-        self._own_cache = raw.platform.name == "Portable Computing Language"
+        self._own_cache = raw.platform.name == builtins.POCL
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
         self._staged_bytes = 0
@@ -376,10 +376,9 @@ class OpenCLDevice(Device):
     def _build(self, source: str, options: tuple[str, ...]) -> Any:
         with self.lock:
             program_cache.counters.compiles += 1
-        program = self._cl.Program(self.context, source)
         try:
             with probe.quiet(self._cl):
-                program = program.build(options=list(options), cache_dir=False)
+                program = builtins.build(self._cl, self.context, source, options)
         except self._cl.Error as error:
             raise BuildError(_build_message(self.name, source, str(error))) from error
         if not self._own_cache:
