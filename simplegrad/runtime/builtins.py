@@ -101,8 +101,10 @@ def _declared(word: str, reals: tuple[str, ...]) -> list[str]:
 
 def _of_memory(word: str, reals: tuple[str, ...]) -> list[str]:
     """Return the declarations of a load or store of vectors or of halves."""
+    if word in ("vload", "vstore"):  # templates paste the number of lanes
+        return [line for n in _LANES[1:] for line in _of_memory(word + n, reals)]
     found = _MEMORY.fullmatch(word)
-    if found is None or not (found[2] or found[3]):
+    if found is None:
         return []
     action, half, n = found.groups()
     kinds = [("half", "float" + n)] if half else [(k, k + n) for k in (*reals, *_INTEGERS)]

@@ -67,3 +67,7 @@ def test_lines_of_messages_are_the_sources(pocl: Any) -> None:
     assert "double" not in builtins.declarations("exp(x)")
     assert builtins.declarations("exp(double)").startswith("#pragma OPENCL EXTENSION cl_khr_fp64")
     assert builtins.declarations("int lengths;") == "\n#line 1\n"
+
+
+def test_names_that_templates_put_together() -> None:
+    assert "vload16(" in builtins.declarations("#define VLOAD JOIN(vload, VW)")
