@@ -17,14 +17,10 @@ from simplegrad.runtime.numpy_device import rounded
 
 WIDE = [dtypes.float32, dtypes.int32]
 """Types that meet all layouts; the others meet the plain ones, where loads differ by type."""
-# Unfused, a view is a kernel of its own, whatever reads it, and what reads it reads a plain array.
-UNFUSED = {True: [*PLAIN, "transposed", "broadcast"], False: ["contiguous", "strided", "empty"]}
 
 
-def layouts_of(way: Any, dtype: DType) -> dict[str, Layout]:
-    if way.fused:
-        return LAYOUTS if dtype in WIDE else {n: LAYOUTS[n] for n in PLAIN}
-    return {n: LAYOUTS[n] for n in UNFUSED[dtype in WIDE]}
+def layouts_of(dtype: DType) -> dict[str, Layout]:
+    return LAYOUTS if dtype in WIDE else {n: LAYOUTS[n] for n in PLAIN}
 
 
 @pytest.mark.parametrize("dtype", ALL_TYPES, ids=str)
@@ -33,7 +29,7 @@ def test_value(way: Any, dtype: DType) -> None:
     if not way.has(dtype) or (way.kernels and dtype not in (*WIDE, dtypes.float16)):
         pytest.skip("no float64 here, or emitted as by the device's own family")
     cases = []
-    for where, layout in layouts_of(way, dtype).items():
+    for where, layout in layouts_of(dtype).items():
         leaves = [layout.leaf(array) for array in pairs(values(dtype))]
         views = [layout.view(tensor(leaf, dtype)) for leaf in leaves]
         powers = layout.view(tensor(second("pow", dtype, leaves[1]), dtype))
@@ -58,7 +54,7 @@ def test_gradient(way: Any, dtype: DType) -> None:
         pytest.skip("this device has no float64")
     cases = []
     seed, tried = 2.0, rounded(GENTLE if dtype.itemsize == 2 else FLOATS, dtype)
-    for where, layout in layouts_of(way, dtype).items():
+    for where, layout in layouts_of(dtype).items():
         if where == "overlapping":
             continue  # a scatter each: the rows of `as_strided` have it
         leaves = [np.asarray(layout.leaf(array)) for array in pairs(tried)]

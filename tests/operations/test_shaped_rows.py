@@ -26,12 +26,9 @@ SPECIAL: dict[str, Any] = {
     "zeros": np.where(np.eye(6, k=1) == 1, 0, WHOLE),
 }
 EMPTY = {"no rows": np.zeros((0, 6)), "no columns": np.zeros((6, 0))}
-FUSED = {dtype: ["strided"] for dtype in dtypes.ALL}
-FUSED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
-FUSED[dtypes.int8] = ["transposed", "overlapping"]
-UNFUSED = {dtype: ["strided"] for dtype in (dtypes.float16, dtypes.int8)}
-UNFUSED[dtypes.float32] = ["transposed", "strided", "broadcast"]
-"""Unfused, a row is a few kernels whatever it reads: the types that are loaded in their own way."""
+TRIED = {dtype: ["strided"] for dtype in dtypes.ALL}
+TRIED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
+TRIED[dtypes.int8] = ["transposed", "overlapping"]
 GPU = [dtypes.float32, dtypes.float16, dtypes.int8]
 
 
@@ -40,7 +37,7 @@ def layouts_of(way: Any, dtype: DType) -> list[str]:
         return []
     if way.kernels:
         return ["strided"]
-    return FUSED[dtype] if way.fused else UNFUSED.get(dtype, [])
+    return TRIED[dtype]
 
 
 def result_dtype(op: str, dtype: DType) -> DType:
@@ -88,7 +85,7 @@ def refused(row: Shaped, x: Any) -> bool:
     return False
 
 
-@pytest.mark.parametrize("dtype", FUSED, ids=str)
+@pytest.mark.parametrize("dtype", TRIED, ids=str)
 def test_layouts(way: Any, dtype: DType) -> None:
     names = layouts_of(way, dtype)
     if not names:
