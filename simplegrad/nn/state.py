@@ -17,7 +17,7 @@ import numpy as np
 from simplegrad import dtypes
 from simplegrad.arguments import mapping
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, FormatError, SimplegradError
+from simplegrad.errors import DTypeError, ModelError, SimplegradError
 from simplegrad.nn.module import Module
 from simplegrad.tensor.tensor import Tensor
 
@@ -62,7 +62,7 @@ def save(state: Module | Mapping[str, Any], path: str | os.PathLike[str]) -> Non
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file by name, bfloat16 as float32.
 
-    `Module.load_state_dict` and an optimiser's take them. Raises `FormatError` for a file that is
+    `Module.load_state_dict` and an optimiser's take them. Raises `ModelError` for a file that is
     truncated or no safetensors file, `FileNotFoundError` where there is none.
     """
     library = _safetensors()
@@ -70,12 +70,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         entries = library.deserialize(data)
     except library.SafetensorError as error:
-        raise FormatError(
+        raise ModelError(
             f"load: {path} ({len(data)} bytes) is truncated or no safetensors file: {error}"
         ) from None
     odd = sorted({entry["dtype"] for _, entry in entries if entry["dtype"] not in _NAMES})
     if odd:
-        raise FormatError(f"load: {path} holds dtypes {odd}; those known are {list(_NAMES)}")
+        raise ModelError(f"load: {path} holds dtypes {odd}; those known are {list(_NAMES)}")
     return {name: _array(entry) for name, entry in entries}
 
 
