@@ -81,6 +81,10 @@ class ModelError(SimplegradError, ValueError):
     function or call that such a file cannot hold."""
 
 
+class FileError(SimplegradError, OSError):
+    """A file that cannot be written where it was asked for; what stood there before still does."""
+
+
 class DeviceError(SimplegradError, RuntimeError):
     """A device that is missing, unknown, mixed with another, or failed."""
 

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +20,7 @@ from simplegrad.compiler.ir.kernel import Kernel
 from simplegrad.compiler.ir.work import operations
 from simplegrad.compiler.program import Launch
 from simplegrad.errors import SimplegradError
-from simplegrad.runtime import ceilings, roofline
+from simplegrad.runtime import ceilings, files, roofline
 from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.program_cache import counters
@@ -239,7 +238,7 @@ class Profile:
                 "args": e.told,
             })  # fmt: skip
         document = {"traceEvents": events, "displayTimeUnit": "ms"}
-        Path(path).write_text(json.dumps(document) + "\n")
+        files.replace("Profile.save_trace", path, json.dumps(document).encode() + b"\n")
 
     @staticmethod
     def _ceilings(device: Device) -> dict[str, Ceiling]:
