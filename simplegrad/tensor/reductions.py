@@ -137,6 +137,10 @@ class Reductions(Views):
         """Return whether all elements are true (not 0); of none, True."""
         return self._truth("all", ops.MIN, True, axis, keepdims)
 
+    def __contains__(self, value: Any) -> bool:
+        """Return whether an element equals `value`, which broadcasts as in NumPy; computed now."""
+        return bool(self.equal(value).any())
+
     def _truth(self, name: str, op: Op, empty: bool, axis: Any, keepdims: bool) -> Tensor:
         axes = normalize_axes(name, axis, self.ndim)
         x = build.cast(self._node, dtypes.bool_)
