@@ -313,27 +313,27 @@ class Composites(Contraction):
     def cross_entropy(self, target: Any, axis: int = -1, reduction: str = "mean") -> Tensor:
         """Return minus the log-softmax of logits at the target.
 
-        `target` is integers, the shape of the logits without `axis`, or probabilities of the same
-        shape. Integers outside of the classes are an error where they come from the host, on the
-        NumPy device, and with ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
+        `target` is labels, integers of the logits' shape without `axis`, or probabilities, floats
+        of their whole shape; other dtypes are a `DTypeError`, other shapes a `ShapeError`. Labels
+        outside of the classes are an error where they come from the host, on the NumPy device, and
+        with ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
         """
         axis = normalize_axis("cross_entropy", axis, self.ndim)
         given = target
         target = as_tensor(target, self._node.device)
         same_device("cross_entropy", (self._node, target._node))
+        rest = self.shape[:axis] + self.shape[axis + 1 :]
+        needed = self.shape if target.dtype.is_float else rest
+        if target.dtype.kind == "b" or target.shape != needed:
+            unfit = DTypeError if target.shape in (rest, self.shape) else ShapeError
+            raise unfit(
+                f"cross_entropy: targets {target.dtype} of shape {target.shape} for logits "
+                f"{self.shape}: labels must be integers of shape {rest} (.astype('int64')), "
+                f"probabilities floats of shape {self.shape} (.astype('float32'))"
+            )
         logs = self.logsoftmax(axis)
         if target.dtype.is_float:
-            if target.shape != self.shape:
-                raise ShapeError(
-                    f"cross_entropy: probabilities of shape {target.shape} for logits {self.shape}"
-                )
             return reduced(target.mul(logs).sum(axis).neg(), reduction)
-        rest = self.shape[:axis] + self.shape[axis + 1 :]
-        if target.dtype.kind == "b" or target.shape != rest:
-            raise DTypeError(
-                f"cross_entropy: targets {target.dtype} of shape {target.shape} for logits "
-                f"{self.shape}; integers of shape {rest} or probabilities are needed"
-            )
         classes = self.shape[axis]
         on_host = not isinstance(given, Core) or target.device.name == "numpy"
         if on_host or settings.current().check:
