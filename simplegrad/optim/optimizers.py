@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.arguments import mapping, real, several
+from simplegrad.arguments import flag, mapping, real, several
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
@@ -214,6 +214,7 @@ class SGD(Optimizer):
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
         self._not_negative("momentum", momentum)
+        nesterov = flag("SGD: nesterov", nesterov)
         if nesterov and not momentum:
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops, settings
-from simplegrad.arguments import integer, one_of, real
+from simplegrad.arguments import flag, integer, one_of, real
 from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make
@@ -17,7 +17,7 @@ from simplegrad.tensor.contraction import Contraction
 from simplegrad.tensor.core import Core, as_tensor, lift, same_device, wrap
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.naming import named
-from simplegrad.tensor.shapes import normalize_axes, normalize_axis, pair
+from simplegrad.tensor.shapes import is_same, normalize_axes, normalize_axis, pair
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -192,7 +192,7 @@ class Composites(Contraction):
         `generator` is a `simplegrad.random.Generator`; None: the default one.
         """
         real("dropout: p", p, 0, 1)
-        if not training or p == 0:
+        if not flag("dropout: training", training) or p == 0:
             return wrap(self._node)
         source = generators.of(generator)
         uniform = lift(source.uniform(self.shape, dtypes.float32, self._node.device))
@@ -234,7 +234,7 @@ class Composites(Contraction):
 
     def _padded(self, name: str, padding: Any, kernel: Any, dilation: Any, value: Any) -> Tensor:
         rank = len(kernel)
-        if padding == "same":
+        if is_same(padding):
             reach = [d * (k - 1) for k, d in zip(kernel, pair(name, dilation, rank), strict=True)]
             sides = [(r // 2, r - r // 2) for r in reach]
         else:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
-from simplegrad.arguments import function, integer, several
+from simplegrad.arguments import flag, function, integer, several
 from simplegrad.autograd import backward as rules
 from simplegrad.errors import AutogradError, ShapeError
 from simplegrad.graph import build
@@ -82,7 +82,7 @@ class Differentiation(Composites):
                 "was made from untracked data, in no_grad(), by detach(), or by an operation "
                 "without a gradient"
             )
-        known = _ids([root]) if create_graph else None
+        known = _ids([root]) if flag("backward: create_graph", create_graph) else None
         found = rules.backward(root, _seed("backward", root, seed))
         if known is not None:
             track([g for _, g in found], known)
@@ -139,6 +139,7 @@ def value_and_grad(
     be differentiated again.
     """
     function("grad: fn", fn)
+    has_aux = flag("value_and_grad: has_aux", has_aux)
     one = hasattr(argnums, "__index__")
     numbers = [
         integer("grad: argnums", n)
