@@ -7,9 +7,11 @@ makes its parameters fresh leaves: what was recorded before no longer leads to t
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
@@ -24,6 +26,7 @@ from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
+P = ParamSpec("P")
 Rate = float | Callable[[int], float]
 _Update = tuple[int, Any, Node, tuple[Node, ...]]
 """A parameter's number, the parameter, its new value and its new state."""
@@ -60,6 +63,25 @@ def parameters_of(name: str, params: Any) -> list[Any]:
         if not hasattr(p, "_node"):
             raise AutogradError(f"{name}: parameter {i} is a {type(p).__name__}, not a tensor")
     return result
+
+
+_ELSEWHERE = {"lr": "learning_rate", "eps": "epsilon", "betas": "beta1, beta2", "alpha": "decay"}
+"""Other libraries' names of settings, and ours."""
+
+
+def _checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Let a setting that an optimiser does not have be an error that names those it has."""
+    known = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def __init__(self: Any, /, *args: P.args, **settings: P.kwargs) -> None:
+        for name in settings:
+            if name not in known:
+                mine = _ELSEWHERE.get(name, ", ".join(known))
+                raise ArgumentError(f"{type(self).__name__}: takes no {name!r}; it takes {mine}")
+        init(self, *args, **settings)
+
+    return __init__
 
 
 class Optimizer:
@@ -208,6 +230,7 @@ class SGD(Optimizer):
 
     names: tuple[str, ...] = ("velocity",)
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
         nesterov: bool = False, weight_decay: float = 0.0,
@@ -240,6 +263,7 @@ class Adam(Optimizer):
 
     names = ("mean", "square")
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, epsilon: float = 1e-7,
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0,
@@ -273,6 +297,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.001, epsilon: float = 1e-8,
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01,
@@ -291,6 +316,7 @@ class RMSprop(Optimizer):
 
     names = ("square",)
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, decay: float = 0.99,
         epsilon: float = 1e-8, weight_decay: float = 0.0,
