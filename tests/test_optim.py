@@ -307,3 +307,19 @@ def test_an_unknown_setting_is_told_what_it_is_here(
     with pytest.raises(sg.ArgumentError, match=said):
         kind([Tensor([1.0])], **settings)
     assert issubclass(sg.ArgumentError, TypeError)
+
+
+def test_a_step_computes_what_it_was_asked_to_compute_along(one_cl_device: Any) -> None:
+    w, x = Tensor([1.0, 2.0]), sg.ones(2, requires_grad=False)
+    total = x
+    optimizer = optim.Adam([w])
+    for _ in range(3):
+        total, dropped = total + x, total * 3
+        w.compute_along(total, dropped)
+        del dropped  # nobody holds it: nothing is computed
+        w.mul(x).sum().backward()
+        optimizer.step()
+        with sg.Profile() as profile:
+            total.numpy()
+        assert profile.launches == 0
+    assert total.tolist() == [4.0, 4.0]

@@ -142,10 +142,9 @@ class Optimizer:
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
         recording.effect(self._count)
-        # Whoever holds the loss will read it: it is computed along, from what is at hand.
-        roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
         targets = [n for _, _, new, state in updates for n in (new, *state)]
-        targets += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
+        # Whoever holds the loss will read it: it is computed along, from what is at hand.
+        targets += dict.fromkeys(n for _, p, _, _ in updates for n in p._beside())
         with self._replacing(updates) as given:
             kept = realize(targets, given)
             for i, p, new, state in updates:

@@ -297,7 +297,7 @@ class Core:
     """Where the backward passes behind `grad` began: an optimiser computes those nodes too."""
     _unread: int
     _along: tuple[weakref.ref[Node], ...]
-    """Set where a layer wants more computed along with an optimiser's next step of this tensor."""
+    """Set by `compute_along`."""
 
     def __init__(
         self,

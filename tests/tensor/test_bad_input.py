@@ -130,6 +130,7 @@ METHODS |= {name: (COUNTS,) for name in UNARY if name.startswith(BITS)}
 OF_TENSORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "backward": (LEAF.sum().backward, (1.0, False)),
     "getitem": (X.__getitem__, (0,)),
+    "compute_along": (LEAF.compute_along, (X,)),
     "contains": (X.__contains__, (1.0,)),
     "item": (VECTOR.item, (0,)),
     "to_device": (X.to_device, ("numpy",)),
