@@ -147,6 +147,17 @@ def test_reading_kernels_are_held_against_reads(one_cl_device: Any, known: None)
     assert row.memory_bound == READ and " read " in p.table()
 
 
+def test_devices_without_kernels_tell_what_they_ran() -> None:
+    with sg.device("numpy"), sg.Profile() as p:
+        x = Tensor([1.0, 2.0])
+        sg.realize((x + x).exp() + x)
+        x.numpy()
+    assert p.interpreted == {"numpy": {"add": 2, "exp": 1}}
+    assert p.launches == 0 and repr(p).endswith(", 3 operations one by one without kernels>")
+    assert p.table() == "numpy runs no kernels, which alone are timed; its operations: add 2, exp 1"
+    assert sg.Profile().table().startswith("nothing was computed")
+
+
 def test_plot(one_cl_device: Any, known: None, tmp_path: Path) -> None:
     with sg.Profile() as p:
         sg.realize(normal(64, 64) @ normal(64, 64), normal(64) + 1.0, normal(8, 8).T.reshape(64))
