@@ -127,6 +127,19 @@ def test_a_sequence_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
             transformer.Model(5)(np.zeros((1, 65), int))
 
 
+def test_the_transformer_shows_what_it_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in SMALL["transformer"].items():
+        monkeypatch.setattr(transformer, key, value)
+    monkeypatch.setattr(transformer, "written", lambda *_: [0] * 40)
+    monkeypatch.setattr(sys, "argv", ["transformer", "--device", "numpy"])
+    frame.main("transformer", transformer.__doc__, transformer.train, epochs=1)
+    sample, closing = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert sample == 40 * min(transformer.text())
+    assert closing.startswith("transformer on numpy: loss ")
+
+
 def test_bigrams_by_hand() -> None:
     codes = np.asarray([0, 1, 0, 1, 0, 0])  # after 0: 1, 1, 0; after 1: 0, 0
     want = (2 * np.log(3 / 2) + np.log(3)) / 5
