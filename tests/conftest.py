@@ -17,6 +17,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of w
 
 import simplegrad as sg
 from simplegrad import settings
+from simplegrad.runtime import builtins
 
 # PoCL first: what needs one device only takes it, for its compiler is the quickest.
 OPENCL = sorted(
@@ -30,6 +31,7 @@ NO_DRIVER = "no OpenCL device here; pip install 'simplegrad[cpu]'"
 def _verified() -> Iterator[None]:
     with settings.override(verify=True):
         yield
+    assert not builtins.undeclared, f"built with the whole header:\n{builtins.undeclared[0]}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from simplegrad.compiler import pipeline
 from simplegrad.graph import node
 from simplegrad.runtime import lookup, select
-from simplegrad.runtime.opencl import MAX_PROGRAMS
 from simplegrad.runtime.program_cache import counters
+from simplegrad.runtime.programs import MAX_PROGRAMS
 
 
 def clear_caches() -> None:
@@ -24,7 +24,7 @@ def clear_caches() -> None:
     lookup.forget()
     pipeline.forget()
     for device in select.opened():
-        device.forget_programs()
+        device.programs.clear()
 
 
 def cache_stats() -> dict[str, dict[str, int]]:
@@ -40,7 +40,7 @@ def cache_stats() -> dict[str, dict[str, int]]:
     ['kernels', 'kinds', 'plans', 'programs']
     """
     seen = asdict(counters)
-    programs = sum(device.program_count for device in select.opened())
+    programs = sum(len(device.programs) for device in select.opened())
     return {
         "plans": {
             "entries": lookup.count(), "most": lookup.MAX_PLANS, "scheduled": seen["plans"],

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from simplegrad.compiler.render.assemble import Source
 from simplegrad.dtypes import DType
 
 
@@ -98,12 +99,12 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def compile(self, source: str, options: tuple[str, ...] = ()) -> Any:
+    def compile(self, text: str, options: tuple[str, ...] = ()) -> Any:
         """Return a program with a method ``kernel(name)``; raises `BuildError`."""
 
     @abstractmethod
-    def compile_all(self, sources: Sequence[str]) -> list[Any]:
-        """Return a program for each source, as `compile` does, built side by side if possible."""
+    def compile_all(self, sources: Sequence[Source]) -> list[Any]:
+        """Return a program for each source, as `compile` does of its text, built at once."""
 
     @abstractmethod
     def launch(

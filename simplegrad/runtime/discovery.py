@@ -10,9 +10,11 @@ lists; glibc's ld.so.cache, in which the paths stand as plain text.
 from __future__ import annotations
 
 import ctypes
+import glob
 import importlib.util
 import os
 import re
+import shutil
 import site
 import sys
 from contextlib import suppress
@@ -39,6 +41,11 @@ _CANDIDATES = (
     "libRusticlOpenCL.so.1",
     "libpocl.so.2",
 )
+_LINKED = {
+    "libgcc": ("/usr/lib*/gcc/*/*/libgcc.a",),
+    "libc": ("/usr/lib*/libc.so", "/usr/lib/*-linux-*/libc.so"),
+}
+"""What the PoCL of PyOpenCL's wheel links every kernel with by the program `ld`, and where."""
 _FOLDERS = (
     "/usr/lib/x86_64-linux-gnu",
     "/usr/lib/x86_64-linux-gnu/intel-opencl",
@@ -65,6 +72,8 @@ class Discovery:
     """Libraries that the loader is told of, by the name of their entry."""
     folder: Path | None = None
     """The private folder of entries; None: the system's own entries are all there is."""
+    pocl_links: bool = True
+    """Whether PoCL has a linker; without, it ends the process at the first kernel."""
 
 
 _done: Discovery | None = None
@@ -154,6 +163,7 @@ def _unregistered(found: Discovery, names: set[str]) -> list[tuple[str, str]]:
             continue
         if name == "libpocl.so.2" and _pocl_in_wheel():
             found.tried.append("PoCL: in PyOpenCL's wheel, where its loader finds it")
+            _check_linker(found)
             continue
         path = _intel() if name == _INTEL else _locate(name)
         found.tried.append(f"{name}: {path or 'not found'}")
@@ -175,6 +185,23 @@ def _pocl_in_wheel() -> bool:
         if package is not None and package.origin:
             return (Path(package.origin).parent / ".libs" / "pocl.icd").exists()
     return False
+
+
+def _check_linker(found: Discovery) -> None:
+    lacking = [
+        name
+        for name, patterns in _LINKED.items()
+        if not any(glob.glob(pattern) for pattern in patterns)
+    ]
+    if not shutil.which("ld"):
+        lacking.insert(0, "ld")
+    if lacking:
+        found.pocl_links = False
+        found.tried.append(
+            f"PoCL: left out, since it links kernels with {' and '.join(lacking)}, not found here; "
+            "run: apt-get install gcc libc6-dev, or pip install 'simplegrad[intel]', which needs "
+            "none of it"
+        )
 
 
 def _locate(name: str) -> Path | None:

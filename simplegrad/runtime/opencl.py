@@ -6,43 +6,28 @@ import ctypes
 import os
 import threading
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from itertools import repeat
 from typing import Any, NoReturn
 
 import numpy as np
 
 from simplegrad import dtypes, settings
+from simplegrad.compiler.render.assemble import Source
 from simplegrad.compiler.target import Winner
 from simplegrad.dtypes import DType
-from simplegrad.errors import BuildError, DeviceError, DTypeNotSupported, OutOfMemory
-from simplegrad.runtime import probe, program_cache, progress
+from simplegrad.errors import DeviceError, DTypeNotSupported, OutOfMemory
+from simplegrad.runtime import probe
 from simplegrad.runtime.device import Device, Limits
 from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
+from simplegrad.runtime.programs import Program, Programs
 
-MAX_PROGRAMS = 1024
-"""Some 4 MB each with Intel's runtime, 1 MB with PoCL."""
-_MAX_BUILDERS = 4
-"""Threads that build; CPU drivers build one program at a time, more or less."""
 _MAX_STAGED_BYTES = 64 << 20
 """Most bytes of host data that wait for the device to fetch them."""
 _MAX_COPIED_BYTES = 1 << 20
 """Most bytes of a caller's array that a CPU device copies rather than waits for its queue."""
-
-
-class Program:
-    """A built program; every call of `kernel` gives a new kernel object, with its own arguments."""
-
-    def __init__(self, cl: Any, raw: Any) -> None:
-        self._cl, self._raw = cl, raw
-
-    def kernel(self, name: str) -> Any:
-        """Return a new kernel object; ``set_arg(i, buffer.raw or NumPy scalar)`` binds it."""
-        return self._cl.Kernel(self._raw, name)
 
 
 class _Mapping:
@@ -126,11 +111,7 @@ class OpenCLDevice(Device):
         """Classes of shapes that could not be measured."""
         parts = (raw.platform.name, raw.platform.version, raw.name, raw.driver_version)
         self.identity = "|".join(str(p).strip() for p in parts)
-        self._programs: OrderedDict[tuple[str, tuple[str, ...]], Program] = OrderedDict()
-        self._one_by_one = (
-            "oclgrind" in raw.platform.name.lower()
-        )  # its compiler is not thread-safe
-        self._own_cache = raw.platform.name == "Portable Computing Language"
+        self.programs = Programs(cl, self.context, name, self.identity)
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
         self._staged_bytes = 0
@@ -307,86 +288,13 @@ class OpenCLDevice(Device):
 
     # Programs -----------------------------------------------------------------------------------
 
-    def compile(self, source: str, options: tuple[str, ...] = ()) -> Program:
+    def compile(self, text: str, options: tuple[str, ...] = ()) -> Program:
         """Return a program, from memory, disk or the driver; raises `BuildError`."""
-        if settings.current().fast_math:
-            options = (*options, "-cl-fast-relaxed-math")
-        known = (source, options)
-        with self.lock:
-            program = self._programs.get(known)
-            if program is not None:
-                self._programs.move_to_end(known)
-                program_cache.counters.memory_hits += 1
-                return program
-        # Outside the lock, since drivers let go of the interpreter while they build: others go on.
-        raw = self._from_disk(source, options) or self._build(source, options)
-        with self.lock:
-            program = self._programs.setdefault(known, Program(self._cl, raw))
-            if len(self._programs) > MAX_PROGRAMS:
-                self._programs.popitem(last=False)
-        return program
+        return self.programs.compile(text, options)
 
-    @property
-    def program_count(self) -> int:
-        """How many programs are kept for this process."""
-        return len(self._programs)
-
-    def forget_programs(self) -> None:
-        """Let go of all programs; those of plans that somebody holds stay with them."""
-        with self.lock:
-            self._programs.clear()
-
-    def compile_all(self, sources: Sequence[str]) -> list[Program]:
-        """Return a program for each source; what has to be built is built side by side."""
-        different = list(dict.fromkeys(sources))
-        if len(different) == 1 or self._one_by_one:
-            return [self.compile(source) for source in sources]
-        programs: dict[str, Program] = {}
-        builders = ThreadPoolExecutor(_MAX_BUILDERS, "simplegrad-build")
-        try:
-            # The settings in force here are in force there.
-            contexts = [copy_context() for _ in different]
-            built = builders.map(lambda c, s: c.run(self.compile, s), contexts, different)
-            for source, program in zip(
-                different, progress.shown(built, len(different), "compiling kernels"), strict=True
-            ):
-                programs[source] = program
-        finally:
-            builders.shutdown(cancel_futures=True)
-        return [programs[source] for source in sources]
-
-    def _from_disk(self, source: str, options: tuple[str, ...]) -> Any:
-        if self._own_cache:  # PoCL keeps its own, and compiles twice when asked for binaries
-            return None
-        key = program_cache.key_of(source, *options, self.identity)
-        binary = program_cache.get("programs", key)
-        if binary is None:
-            return None
-        try:
-            program = self._cl.Program(self.context, [self.raw], [binary])
-            with probe.quiet(self._cl):
-                program.build(options=list(options))
-        except self._cl.Error:
-            program_cache.drop("programs", key)
-            return None
-        with self.lock:
-            program_cache.counters.disk_hits += 1
-        return program
-
-    def _build(self, source: str, options: tuple[str, ...]) -> Any:
-        with self.lock:
-            program_cache.counters.compiles += 1
-        program = self._cl.Program(self.context, source)
-        try:
-            with probe.quiet(self._cl):
-                program = program.build(options=list(options), cache_dir=False)
-        except self._cl.Error as error:
-            raise BuildError(_build_message(self.name, source, str(error))) from error
-        if not self._own_cache:
-            key = program_cache.key_of(source, *options, self.identity)
-            binary = program.get_info(self._cl.program_info.BINARIES)[0]
-            program_cache.put("programs", key, binary)
-        return program
+    def compile_all(self, sources: Sequence[Source]) -> list[Program]:
+        """Return a program for each source; what has to be built is built together."""
+        return self.programs.compile_all(sources)
 
     # Running ------------------------------------------------------------------------------------
 
@@ -430,6 +338,7 @@ class OpenCLDevice(Device):
         """
         self.lock = threading.RLock()
         self.pool.after_fork()
+        self.programs.after_fork()
         for name in _REFUSED_AFTER_FORK:
             self.__dict__[name] = self._refuse
 
@@ -464,8 +373,3 @@ def to_storage(array: Any, dtype: DType) -> Any:
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16  # to nearest, ties to even
     return np.where(np.isnan(array), 0x7FC0, rounded).astype(np.uint16)
-
-
-def _build_message(name: str, source: str, log: str) -> str:
-    numbered = "\n".join(f"{i:4} {line}" for i, line in enumerate(source.splitlines(), 1))
-    return f"compile: {name} refused a kernel; please report it\n{numbered}\n{log}"

@@ -43,7 +43,7 @@ class Binding:
         self.users: list[_Users] = [[] for _ in program.slots]
         self.last: list[Any] = [None] * len(program.slots)
         """Per slot the driver's memory, or the user's number, that was set last."""
-        built = device.compile_all([launch.source.text for launch in program.launches])
+        built = device.compile_all([launch.source for launch in program.launches])
         for launch, source in zip(program.launches, built, strict=True):
             kernel = source.kernel(launch.source.kernel_name)
             self.kernels.append(kernel)

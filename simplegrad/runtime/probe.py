@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad.errors import DeviceError
-from simplegrad.runtime import program_cache
+from simplegrad.runtime import builtins, program_cache
 
 _ITEMS = 8
 _EXTENSION = "#ifdef {0}\n#pragma OPENCL EXTENSION {0} : enable\n#endif\n"
@@ -160,7 +160,7 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
     source = "".join(_PROBES[n].source(n) for n in names)
     try:
         with quiet(cl):
-            program = cl.Program(context, source).build(cache_dir=False)
+            program = builtins.build(cl, context, source)
     except cl.Error:
         return dict.fromkeys(names, False)
     flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
@@ -203,7 +203,7 @@ def _shares_memory(cl: Any, context: Any, queue: Any) -> bool:
     addresses = np.zeros(2, np.uint64)
     try:
         with quiet(cl):
-            program = cl.Program(context, _ADDRESSES).build(cache_dir=False)
+            program = builtins.build(cl, context, _ADDRESSES)
         kernel = cl.Kernel(program, "probe_addresses")
         own = cl.Buffer(context, flags.READ_WRITE, 4096)
         theirs = cl.Buffer(context, flags.READ_WRITE | flags.USE_HOST_PTR, hostbuf=array)
@@ -235,7 +235,7 @@ def vector_bytes(raw: Any) -> int:
     its library of functions by what the CPU can. On an AVX-512 CPU newer than its LLVM the two
     pass vectors of 64 bytes differently: wrong numbers or a crash, so no probe can run it.
     """
-    if raw.platform.name != "Portable Computing Language":
+    if raw.platform.name != builtins.POCL:
         return 128
     wide = raw.native_vector_width_float >= 16
     return 32 if wide and not raw.version.strip().endswith(_AVX512) else 128

@@ -75,6 +75,8 @@ def _list() -> list[DeviceInfo]:
         return result
     for platform in platforms:
         vendor = _vendor(platform.name)
+        if vendor == "pocl" and not discovery.prepare().pocl_links:
+            continue
         try:
             raws = [d for d in platform.get_devices() if d.available and d.compiler_available]
         except cl.Error:

@@ -234,14 +234,14 @@ def test_a_failure_falls_back(one_cl_device: Any, monkeypatch: pytest.MonkeyPatc
 def test_what_the_driver_refuses_falls_back(
     one_cl_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiles = one_cl_device.compile
+    compile_all = one_cl_device.compile_all
 
-    def refuses(text: str, *options: Any) -> Any:
-        if "size0" in text:
+    def refuses(sources: Any) -> Any:
+        if any("size0" in source.text for source in sources):
             raise BuildError("refused")
-        return compiles(text, *options)
+        return compile_all(sources)
 
-    monkeypatch.setattr(one_cl_device, "compile", refuses)
+    monkeypatch.setattr(one_cl_device, "compile_all", refuses)
     with settings.override(verify=False):
         for n in (9, 8, 7):
             x = floats(n, 13)

@@ -17,7 +17,7 @@ from simplegrad.compiler.render import cpu, gpu
 from simplegrad.compiler.render.assemble import Source, assemble
 from simplegrad.compiler.render.ctext import constant
 from simplegrad.compiler.target import Target
-from simplegrad.runtime import discovery, probe
+from simplegrad.runtime import builtins, discovery, probe
 
 sys.path.insert(0, __file__.rpartition("/")[0])
 from interpreter import Interpreter
@@ -77,7 +77,7 @@ def run(queue: Any, cases: list[kernels.Case], target: Target) -> list[list[Any]
     """Render the kernels into one, run it, return the outputs of each."""
     target = replace(target, vector_bytes=probe.vector_bytes(queue.device))
     source = render([kernel for kernel, _ in cases], target)
-    program = cl.Program(queue.context, source.text).build(cache_dir=False)
+    program = builtins.build(cl, queue.context, source.text)
     args, outputs = [], []
     for body, number in source.args:
         arg, data = cases[body][0].args[number], cases[body][1][number]

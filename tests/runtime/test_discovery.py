@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from simplegrad import settings
-from simplegrad.runtime import discovery
+from simplegrad.runtime import discovery, select
 from simplegrad.runtime.discovery import Discovery
 
 
@@ -239,3 +239,25 @@ def test_threads_are_pinned_where_all_cores_are_allowed(monkeypatch: pytest.Monk
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid, a=allowed: a, raising=False)
         discovery._pin_threads(Discovery())
         assert os.environ.get("POCL_AFFINITY") == after
+
+
+@pytest.mark.parametrize(("program", "library"), [(None, "there"), ("/bin/ld", "*/away")])
+def test_pocl_without_a_linker_is_left_out(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, program: str | None, library: str
+) -> None:
+    """It would end the process at the first kernel."""
+    there = machine.library("there")
+    pattern = there if library == "there" else str(machine.libraries / library)
+    monkeypatch.setattr(discovery, "_LINKED", {"libgcc": (pattern,)})
+    monkeypatch.setattr(discovery.shutil, "which", lambda name: program)
+    found = machine.find()
+    assert not found.pocl_links
+    assert any("apt-get install gcc" in line for line in found.tried)
+    monkeypatch.setattr(discovery.shutil, "which", lambda name: "/bin/ld")
+    monkeypatch.setattr(discovery, "_LINKED", {"libgcc": (there,)})
+    assert machine.find().pocl_links
+
+
+def test_devices_leave_pocl_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery.prepare(), "pocl_links", False)
+    assert "pocl" not in "".join(info.selector for info in select._list())

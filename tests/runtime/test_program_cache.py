@@ -8,9 +8,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import simplegrad as sg
 from simplegrad import settings
+from simplegrad.compiler.render.assemble import Source
 from simplegrad.runtime import program_cache
 
 SOURCE = "__kernel void k_add(__global float *x) {{ x[get_global_id(0)] += {}.0f; }}"
@@ -124,16 +127,52 @@ def test_counters_and_options(folder: Path, cl_device: Any) -> None:
 def test_other_drivers_read_other_entries(
     folder: Path, cl_device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if cl_device._own_cache:
+    if cl_device.programs.own_cache:
         pytest.skip("this driver keeps its programs itself")
     counters = program_cache.counters
     source = SOURCE.format(77)
     cl_device.compile(source)
     compiles, hits = counters.compiles, counters.disk_hits
-    cl_device._programs.clear()
+    cl_device.programs.clear()
     cl_device.compile(source)
     assert (counters.compiles, counters.disk_hits) == (compiles, hits + 1)
-    cl_device._programs.clear()
-    monkeypatch.setattr(cl_device, "identity", cl_device.identity + " updated")
+    cl_device.programs.clear()
+    monkeypatch.setattr(cl_device.programs, "identity", cl_device.identity + " updated")
     cl_device.compile(source)
     assert (counters.compiles, counters.disk_hits) == (compiles + 1, hits + 1)
+
+
+def test_kernels_of_a_plan_are_one_program_and_found_one_by_one(
+    folder: Path, cl_device: Any
+) -> None:
+    def plan() -> Any:
+        sg.clear_caches()
+        with sg.fusion(False):
+            return (sg.Tensor(np.arange(6, dtype=np.float32)) + 0.25).exp().neg().tolist()
+
+    counters = program_cache.counters
+    before = counters.compiles
+    want = plan()
+    parts = [path.read_bytes()[32:] for path in (folder / "parts").iterdir()]
+    assert sorted(part[:1] for part in parts) == [b"0", b"1", b"2"]
+    assert len({part[1:] for part in parts}) == 1
+    assert counters.compiles == before + 3
+    for path in (folder / "plans").iterdir():  # what follows asks for kernels, not for the plan
+        path.unlink()
+    hits = counters.disk_hits
+    assert plan() == want
+    if not cl_device.programs.own_cache:
+        assert (counters.compiles, counters.disk_hits) == (before + 3, hits + 1)
+
+
+def test_one_refused_kernel_of_a_program_is_named(cl_device: Any) -> None:
+    good, bad = (
+        Source(f"__kernel void k_{name}(__global float *x) {{ x[0] = {value}; }}", f"k_{name}", 1,
+               1, ((0, 0),), helpers=())
+        for name, value in (("good", "1.0f"), ("bad", "not_declared"))
+    )  # fmt: skip
+    with pytest.raises(sg.BuildError) as caught:
+        cl_device.compile_all([good, bad])
+    assert "k_bad" in str(caught.value)
+    assert "k_good" not in str(caught.value)
+    assert cl_device.compile_all([good, good])[0].kernel("k_good")

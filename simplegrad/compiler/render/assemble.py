@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from simplegrad.compiler.ir.symbolic import SIZE, size_named
 from simplegrad.compiler.render.access import parameter
@@ -23,7 +24,8 @@ _WORD = re.compile(r"[A-Za-z_]\w*")
 class Source:
     """One program of one kernel, and how to launch it."""
 
-    text: str
+    kernel: str
+    """The text of the kernel."""
     kernel_name: str
     global_size: int
     local_size: int
@@ -34,6 +36,34 @@ class Source:
     tile: Tile | None = None
     numbers: tuple[tuple[int, str], ...] = ()
     """Value and C type of the parameters that follow: sizes that are not compiled in."""
+    helpers: tuple[str, ...] | None = None
+    """What stands before the kernel, functions and the extensions they need; None where `kernel`
+    is a filled template, which goes with no other."""
+
+    @cached_property
+    def text(self) -> str:
+        """The whole program."""
+        return _program(self.helpers or (), [self.kernel])
+
+
+def joined(sources: Sequence[Source]) -> str:
+    """Return one program of several sources with helpers; see `joined_name` for its kernels."""
+    helpers = dict.fromkeys(h for source in sources for h in source.helpers or ())
+    kernels = [
+        s.kernel.replace(f"__kernel void {s.kernel_name}(",
+                         f"__kernel void {joined_name(s.kernel_name, i)}(")
+        for i, s in enumerate(sources)
+    ]  # fmt: skip
+    return _program(tuple(helpers), kernels)
+
+
+def joined_name(kernel_name: str, number: int) -> str:
+    """Return the name of the kernel of source `number` in a joined program."""
+    return f"{kernel_name}_of{number}"
+
+
+def _program(helpers: Sequence[str], kernels: Sequence[str]) -> str:
+    return "\n\n".join([*helpers, *kernels]) + "\n"
 
 
 def assemble(name: str, bodies: Sequence[Body]) -> Source:
@@ -62,12 +92,11 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         inside += _placed(body, own, first, len(bodies) == 1, sizes)
         first += body.groups
     params += sizes.parameters()
-    lines = [f"// {body.comment or body.name}" for body in bodies]
+    helpers = dict.fromkeys(h for body in bodies for h in body.helpers)
     if any(arg.dtype.compute == "double" for body in bodies for arg in body.args):
-        lines.append("#pragma OPENCL EXTENSION cl_khr_fp64 : enable")
-    for helper in dict.fromkeys(h for body in bodies for h in body.helpers):
-        lines += ["", *helper.split("\n")]
-    lines += ["", f"__attribute__((reqd_work_group_size({local_size}, 1, 1)))"]
+        helpers = {"#pragma OPENCL EXTENSION cl_khr_fp64 : enable": None, **helpers}
+    lines = [f"// {body.comment or body.name}" for body in bodies]
+    lines.append(f"__attribute__((reqd_work_group_size({local_size}, 1, 1)))")
     lines += [f"__kernel void {name}(", *_listed(params), ") {"]
     if local_size > 1:
         lines.append("  const int item = get_local_id(0);")
@@ -77,8 +106,8 @@ def assemble(name: str, bodies: Sequence[Body]) -> Source:
         lines.append("  __local char *const scratch = (__local char *)shared;")
     lines += [*inside, "}"]
     args = tuple((b, a) for b, body in enumerate(bodies) for a in range(len(body.args)))
-    text = "\n".join(lines) + "\n"
-    return Source(text, name, first * local_size, local_size, args, numbers=sizes.numbers())
+    return Source("\n".join(lines), name, first * local_size, local_size, args,
+                  numbers=sizes.numbers(), helpers=tuple(helpers))  # fmt: skip
 
 
 class _Sizes:
