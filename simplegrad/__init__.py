@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from simplegrad import errors, ops, random, settings
-from simplegrad.arguments import shown as _shown
+from simplegrad.arguments import flag as _flag
 from simplegrad.dtypes import (
     DType,
     bfloat16,
@@ -43,9 +43,10 @@ from simplegrad.errors import (
     DTypeError,
     DTypeNotSupported,
     ExchangeError,
-    FormatError,
+    FileError,
     IndexOutOfRange,
     JitError,
+    ModelError,
     OutOfMemory,
     ShapeError,
     SimplegradError,
@@ -190,9 +191,7 @@ def explain(*tensors: Tensor) -> str:
 
 def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:
     """Switch fusion on or off inside a ``with`` block; off: one kernel per operation."""
-    if not isinstance(on, int) or on not in (0, 1):
-        raise ArgumentError(f"fusion: takes True or False, not {_shown(on)}")
-    return settings.override(fusion=on)
+    return settings.override(fusion=_flag("fusion: on", on))
 
 
 __all__ = [
@@ -208,9 +207,10 @@ __all__ = [
     "DeviceError",
     "DriverNotFound",
     "ExchangeError",
-    "FormatError",
+    "FileError",
     "IndexOutOfRange",
     "JitError",
+    "ModelError",
     "OutOfMemory",
     "Profile",
     "RMSprop",

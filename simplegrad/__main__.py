@@ -44,10 +44,7 @@ def _tune(given: argparse.Namespace) -> str:
     """Measure, or move what was measured between files; return what to say."""
     if given.export:
         found = tuned.everything()
-        try:
-            tuned.write(Path(given.export), found)
-        except OSError as error:
-            raise SimplegradError(f"tune: cannot write {given.export}: {error}") from None
+        tuned.write(Path(given.export), found)
         return f"{_counted(found)} written to {given.export}"
     if given.source:
         source = Path(given.source)

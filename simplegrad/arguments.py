@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from simplegrad.errors import ArgumentError
 
 _INF = float("inf")
@@ -45,6 +47,13 @@ def real(what: str, value: Any, least: float = -_INF, most: float = _INF) -> Any
         expected = "no NaN" if least == -_INF else limits
         raise ArgumentError(f"{what} must be {expected}, not {value}")
     return value
+
+
+def flag(what: str, value: Any) -> bool:
+    """Return a user's yes or no (0 and 1 count) as a bool; `ArgumentError` for anything else."""
+    if isinstance(value, (int, np.bool_, np.integer)) and value in (0, 1):
+        return bool(value)
+    raise ArgumentError(f"{what} must be True or False, not {shown(value)}")
 
 
 def several(what: str, values: Any) -> list[Any]:

@@ -77,7 +77,12 @@ class IndexOutOfRange(SimplegradError, IndexError):
 
 
 class ModelError(SimplegradError, ValueError):
-    """A model file that is malformed, truncated, or contradicts itself."""
+    """A model's file (weights, ONNX) that is truncated, malformed or contradicts itself, or a
+    function or call that such a file cannot hold."""
+
+
+class FileError(SimplegradError, OSError):
+    """A file that cannot be written where it was asked for; what stood there before still does."""
 
 
 class DeviceError(SimplegradError, RuntimeError):
@@ -102,10 +107,6 @@ class BuildError(DeviceError):
 
 class UnsupportedOp(DeviceError, NotImplementedError):
     """An operation that this device cannot do, or that a model file and we cannot both express."""
-
-
-class FormatError(SimplegradError, ValueError):
-    """A file that is truncated, malformed, or not of the format it should be."""
 
 
 class AutogradError(SimplegradError, RuntimeError):

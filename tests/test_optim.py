@@ -287,3 +287,39 @@ def test_negative_decay_is_refused() -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(sg.SimplegradError, match="momentum > 0"):
         optim.SGD([Tensor([1.0])], nesterov=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (optim.Adam, {"lr": 0.1}, "^Adam: takes no 'lr'; it takes learning_rate$"),
+        (optim.AdamW, {"betas": (0.9, 0.99)}, "^AdamW: takes no 'betas'; it takes beta1, beta2$"),
+        (optim.RMSprop, {"eps": 1e-8}, "^RMSprop: takes no 'eps'; it takes epsilon$"),
+        (
+            optim.SGD, {"dampening": 0.1},
+            "^SGD: takes no 'dampening'; it takes params, learning_rate, momentum, nesterov, weight_decay$",
+        ),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_is_told_what_it_is_here(
+    kind: Any, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(sg.ArgumentError, match=said):
+        kind([Tensor([1.0])], **settings)
+    assert issubclass(sg.ArgumentError, TypeError)
+
+
+def test_a_step_computes_what_it_was_asked_to_compute_along(one_cl_device: Any) -> None:
+    w, x = Tensor([1.0, 2.0]), sg.ones(2, requires_grad=False)
+    total = x
+    optimizer = optim.Adam([w])
+    for _ in range(3):
+        total, dropped = total + x, total * 3
+        w.compute_along(total, dropped)
+        del dropped  # nobody holds it: nothing is computed
+        w.mul(x).sum().backward()
+        optimizer.step()
+        with sg.Profile() as profile:
+            total.numpy()
+        assert profile.launches == 0
+    assert total.tolist() == [4.0, 4.0]

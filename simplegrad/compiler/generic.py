@@ -307,7 +307,7 @@ def _compiled(
 ) -> Generic:  # fmt: skip
     expressions, bases = _relations(samples, lines)
     columns = [[s[place] for s in samples] for place in bases]
-    typical = [max(*column, _TYPICAL) for column in columns]
+    typical = _typical(samples, expressions, columns)
     limits = tuple(_REACH * n for n in typical)
     with Trace([c[-1] for c in columns], typical, limits) as trace:
         trace.unifies = True
@@ -326,6 +326,20 @@ def _compiled(
         symbolic.function(count, trace.guards),
         symbolic.function(count, texts),
     )
+
+
+def _typical(
+    samples: Sequence[Numbers], expressions: Sequence[Any], columns: Sequence[list[int]]
+) -> list[int]:
+    """Return a number for each symbol to make estimates with: large, as it may be.
+
+    What falls where a symbol grows must not fall below any extent: then the last ones seen serve.
+    """
+    typical = [max(*column, _TYPICAL) for column in columns]
+    pairs = zip(expressions, samples[-1], strict=True)
+    extents = [e for e, n in pairs if isinstance(e, symbolic.Sym) and n > 1]
+    fallen = any(symbolic.evaluate(e, typical) < 2 for e in extents)
+    return [column[-1] for column in columns] if fallen else typical
 
 
 def _literal(expression: Any) -> str:

@@ -28,18 +28,18 @@ class Run:
     """One training run: its settings, and what it measures.
 
     `rng` draws the data's order and such on the host; simplegrad's own generator is seeded, too.
-    `curve` is the loss of each step.
+    `curve` is the loss of each step. `watched`: somebody sees the bar, and what an example prints.
     """
 
-    def __init__(self, epochs: int, seed: int = 0, out: str = "", bar: bool = False) -> None:
-        self.epochs, self.seed, self.out = epochs, seed, out
+    def __init__(self, epochs: int, seed: int = 0, out: str = "", watched: bool = False) -> None:
+        self.epochs, self.seed, self.out, self.watched = epochs, seed, out, watched
         self.rng = np.random.default_rng(seed)
         sg.random.seed(seed)
         self.curve: list[float] = []
         self.measures: dict[str, float] = {}
         """Figures of quality by name, set by the example: shares of 1, or plain numbers."""
         self.launches: int | None = None
-        self._bar = tqdm(total=epochs, unit="epoch", disable=not bar)
+        self._bar = tqdm(total=epochs, unit="epoch", disable=not watched)
         self._epoch, self._times = 0, [0.0]
 
     def each_epoch(self) -> Iterator[int]:
@@ -123,7 +123,7 @@ def main(
     fusion = sg.fusion(options.fusion == "on") if options.fusion else contextlib.nullcontext()
     try:
         with device, fusion:
-            run = Run(options.epochs, options.seed, getattr(options, "out", ""), bar=True)
+            run = Run(options.epochs, options.seed, getattr(options, "out", ""), watched=True)
             train(run)
             print(run.closing(name))
     except sg.SimplegradError as error:

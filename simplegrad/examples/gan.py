@@ -121,4 +121,4 @@ def draw(images: Any, path: str) -> None:
 
 
 if __name__ == "__main__":
-    frame.main("gan", __doc__, train, epochs=100, out="gan.png")
+    frame.main("gan", __doc__, train, epochs=160, out="gan.png")

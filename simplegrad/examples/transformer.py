@@ -79,7 +79,7 @@ def train(run: frame.Run) -> None:
             run.step(step)
     run.measures["held-out loss"] = tested(model, held_out)
     run.measures["bigram entropy"] = bigram_entropy(codes, len(letters))
-    if run.out:
+    if run.watched:
         print("".join(letters[i] for i in written(model, held_out[:CONTEXT], run.rng, 400)))
 
 

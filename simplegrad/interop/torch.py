@@ -171,9 +171,8 @@ class Optimizer:
 
     def _take(self, pairs: list[_Pair]) -> list[_Pair]:
         """Compute values and gradients as one plan, with the loss, which its holder will read."""
-        roots = [r() for pair in pairs for r in getattr(pair.tensor, "_roots", ())]
         nodes = [node for pair in pairs for node in pair.targets()]
-        nodes += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
+        nodes += dict.fromkeys(n for pair in pairs for n in pair.tensor._beside())
         self._computed = realize(nodes)
         for pair in pairs:
             pair.take()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from simplegrad import dtypes
-from simplegrad.arguments import function, integer
+from simplegrad.arguments import flag, function, integer
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout, Linear
@@ -33,7 +33,7 @@ class MultiHeadAttention(Module):
             raise ShapeError(
                 f"MultiHeadAttention: width {width} does not divide into {heads} heads"
             )
-        self.heads = heads
+        self.heads, bias = heads, flag("MultiHeadAttention: bias", bias)
         self.in_proj_weight = init.xavier_uniform((3 * width, width))
         self.in_proj_bias = init.zeros(3 * width) if bias else None
         self.out_proj = Linear(width, width, bias)
@@ -120,7 +120,8 @@ class TransformerEncoderLayer(Module):
         self.linear1, self.linear2 = Linear(width, hidden), Linear(hidden, width)
         self.norm1, self.norm2 = LayerNorm(width, eps), LayerNorm(width, eps)
         self.dropout = Dropout(dropout)
-        self.activation, self.norm_first = activation, norm_first
+        self.activation = activation
+        self.norm_first = flag("TransformerEncoderLayer: norm_first", norm_first)
 
     def __call__(self, x: Array, mask: Any = None, causal: bool = False) -> Tensor:
         """Return (batch, time, width); `mask` and `causal` as in `MultiHeadAttention`."""

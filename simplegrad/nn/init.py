@@ -28,7 +28,7 @@ def _fans(name: str, shape: Any) -> tuple[tuple[int, ...], int, int]:
     if len(shape) < 2:
         raise ShapeError(f"{name}: shape {shape} has no fans; it needs (out, in, ...)")
     field = math.prod(shape[2:])
-    return shape, shape[1] * field, shape[0] * field
+    return shape, max(shape[1] * field, 1), max(shape[0] * field, 1)
 
 
 def constant(shape: Any, value: float, dtype: Any = None) -> Tensor:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from simplegrad.arguments import integer, real
+from simplegrad.arguments import flag, integer, real
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor import generator as generators
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.modes import mode
-from simplegrad.tensor.shapes import pair
+from simplegrad.tensor.shapes import is_same, pair
 from simplegrad.tensor.tensor import Tensor
 
 
@@ -28,7 +28,7 @@ class Linear(Module):
         outputs = integer("Linear: outputs", outputs, 0)
         bound = 1 / math.sqrt(inputs) if inputs else 0.0
         self.weight = init.uniform((outputs, inputs), bound)
-        self.bias = init.uniform(outputs, bound) if bias else None
+        self.bias = init.uniform(outputs, bound) if flag("Linear: bias", bias) else None
 
     def __call__(self, x: Array) -> Tensor:
         """Return the layer's output; `ShapeError` where the last axis is not `inputs`."""
@@ -59,7 +59,7 @@ class _Conv(Module):
         if min(kernel) < 1:
             raise ShapeError(f"{name}: kernel_size {kernel_size} must be 1 or more")
         for setting, value in (("stride", stride), ("padding", padding), ("dilation", dilation)):
-            if value != "same":
+            if setting != "padding" or not is_same(value):
                 pair(f"{name}: {setting}", value, self.rank)
         if inputs % groups or outputs % groups:
             raise ShapeError(
@@ -68,7 +68,7 @@ class _Conv(Module):
         shape = (outputs, inputs // groups, *kernel)
         bound = 1 / math.sqrt(math.prod(shape[1:]))
         self.weight = init.uniform(shape, bound)
-        self.bias = init.uniform(outputs, bound) if bias else None
+        self.bias = init.uniform(outputs, bound) if flag(f"{name}: bias", bias) else None
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
     def _setup(self) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def cross_entropy(
 ) -> Tensor:
     """Return minus the log-softmax of `logits` along `axis` at the target.
 
-    `target` is integers (see `Tensor.cross_entropy` for those out of range) or probabilities.
+    `target` is integer labels or float probabilities; see `Tensor.cross_entropy` for their shapes,
+    and for labels out of range.
     `smoothing` spreads that share of each target evenly over all classes (Szegedy et al., 2016).
     """
     smoothing = real("cross_entropy: smoothing", smoothing, 0, 1)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from simplegrad.arguments import mapping, shown
+from simplegrad.arguments import flag, mapping, shown
 from simplegrad.errors import ArgumentError, ShapeError, UnsupportedOp
 from simplegrad.tensor.tensor import Tensor
 
@@ -71,6 +71,7 @@ class Module:
 
     def train(self: M, on: bool = True) -> M:
         """Put this module and all below it into training mode; returns the module."""
+        on = flag("train: on", on)
         for _, module in self.named_modules():
             module.training = on
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import weakref
 from typing import Any
 
 from simplegrad.arguments import integer, real
@@ -87,5 +86,4 @@ class BatchNorm(Module):
             self.running_mean = self.running_mean.lerp(mean, self.momentum)
             self.running_var = self.running_var.lerp(var * unbias, self.momentum)
             self.num_batches_tracked = self.num_batches_tracked + 1
-        buffers = self.running_mean, self.running_var, self.num_batches_tracked
-        self.weight._along = tuple([weakref.ref(b._node) for b in buffers])
+        self.weight.compute_along(self.running_mean, self.running_var, self.num_batches_tracked)

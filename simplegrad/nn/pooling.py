@@ -6,7 +6,7 @@ from typing import Any
 
 from simplegrad.nn.module import Array, Module
 from simplegrad.tensor.core import as_tensor
-from simplegrad.tensor.shapes import pair
+from simplegrad.tensor.shapes import is_same, pair
 from simplegrad.tensor.tensor import Tensor
 
 
@@ -15,12 +15,12 @@ class _Pool(Module):
 
     def __init__(self, kernel_size: Any, stride: Any = None, padding: Any = 0) -> None:
         name, rank = type(self).__name__, self.rank
-        settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
-        for setting, value in settings.items():
-            if value is not None and value != "same":
-                pair(f"{name}: {setting}", value, rank)
-        self.kernel_size, self.padding = kernel_size, padding
-        self.stride = kernel_size if stride is None else stride
+        stride = kernel_size if stride is None else stride
+        for setting, value in (("kernel_size", kernel_size), ("stride", stride)):
+            pair(f"{name}: {setting}", value, rank)
+        if not is_same(padding):
+            pair(f"{name}: padding", padding, rank)
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
 
     def __call__(self, x: Array) -> Tensor:
         """Return (N, C, …) with smaller spatial extents."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from simplegrad.arguments import integer, one_of, several
+from simplegrad.arguments import flag, integer, one_of, several
 from simplegrad.errors import ShapeError
 from simplegrad.nn import init
 from simplegrad.nn.layers import Dropout
@@ -46,7 +46,8 @@ class _Recurrent(Module):
         layers = integer(f"{kind}: layers", layers, 1)
         self.inputs, self.hidden, self.depth = inputs, hidden, layers
         self.dropout = Dropout(dropout)
-        self._ends = ("", "_reverse") if bidirectional else ("",)
+        both = flag(f"{kind}: bidirectional", bidirectional)
+        self._ends = ("", "_reverse") if both else ("",)
         bound = 1 / math.sqrt(hidden)
         for layer in range(layers):
             width = inputs if layer == 0 else hidden * len(self._ends)

@@ -1,14 +1,12 @@
 """`save` and `load`: named arrays as safetensors files, never pickle.
 
-A file is written beside its place, flushed to the disk, and moved there in one step: a save that is
-killed leaves the old file whole.
+A save that is killed leaves the old file whole (`runtime.files`).
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,9 @@ import numpy as np
 from simplegrad import dtypes
 from simplegrad.arguments import mapping
 from simplegrad.dtypes import DType
-from simplegrad.errors import DTypeError, FormatError, SimplegradError
+from simplegrad.errors import DTypeError, ModelError, SimplegradError
 from simplegrad.nn.module import Module
+from simplegrad.runtime import files
 from simplegrad.tensor.tensor import Tensor
 
 _NAMES = {
@@ -43,7 +42,8 @@ def _safetensors() -> Any:
 def save(state: Module | Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     """Write a module's state, or tensors, arrays and numbers by name, to a safetensors file.
 
-    Dtypes are kept. An existing file is replaced in one step, with its permissions.
+    Dtypes are kept. An existing file is replaced in one step, and keeps its permissions.
+    Raises `FileError` where the file cannot be written.
     """
     library = _safetensors()
     named = state.state_dict() if isinstance(state, Module) else state
@@ -56,13 +56,13 @@ def save(state: Module | Mapping[str, Any], path: str | os.PathLike[str]) -> Non
         )
         for name, (array, dtype) in arrays.items()
     }  # fmt: skip
-    _replace(Path(path), library.serialize(specs, {"format": "simplegrad"}))
+    files.replace("save", path, library.serialize(specs, {"format": "simplegrad"}))
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file by name, bfloat16 as float32.
 
-    `Module.load_state_dict` and an optimiser's take them. Raises `FormatError` for a file that is
+    `Module.load_state_dict` and an optimiser's take them. Raises `ModelError` for a file that is
     truncated or no safetensors file, `FileNotFoundError` where there is none.
     """
     library = _safetensors()
@@ -70,12 +70,12 @@ def load(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     try:
         entries = library.deserialize(data)
     except library.SafetensorError as error:
-        raise FormatError(
+        raise ModelError(
             f"load: {path} ({len(data)} bytes) is truncated or no safetensors file: {error}"
         ) from None
     odd = sorted({entry["dtype"] for _, entry in entries if entry["dtype"] not in _NAMES})
     if odd:
-        raise FormatError(f"load: {path} holds dtypes {odd}; those known are {list(_NAMES)}")
+        raise ModelError(f"load: {path} holds dtypes {odd}; those known are {list(_NAMES)}")
     return {name: _array(entry) for name, entry in entries}
 
 
@@ -103,29 +103,3 @@ def _array(entry: dict[str, Any]) -> np.ndarray:
     else:
         array = np.frombuffer(entry["data"], dtype.numpy).copy()
     return array.reshape(shape)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Put bytes in a file's place in one step."""
-    import tempfile  # a twentieth of `import simplegrad`
-
-    path = path.resolve()  # a link stays a link
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else _default_mode())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _default_mode() -> int:
-    """Return the permissions that a new file would get."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return 0o666 & ~mask

@@ -8,10 +8,8 @@ Tensors that existed before, parameters that is, become initialisers.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from simplegrad import ops
@@ -25,6 +23,7 @@ from simplegrad.onnx.tensors import NUMBERS
 from simplegrad.onnx.writer import RULES, Writer
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
+from simplegrad.runtime.files import replace
 from simplegrad.tensor.core import as_tensor, host_array, wrap
 from simplegrad.tensor.modes import lazy
 from simplegrad.tensor.tensor import Tensor
@@ -63,7 +62,7 @@ def export(
     Raises `DeviceError` where `fn` reads a value that depends on an argument, and one
     `UnsupportedOp` that names all operations ONNX has nothing for (random numbers: put the model
     into evaluation mode), with the lines that they come from. The file is replaced only when the
-    new one is whole.
+    new one is whole; `FileError` where it cannot be written.
     """
     onnx = files.library()
     if isinstance(args, (Tensor, str)) or not isinstance(args, Sequence):
@@ -219,12 +218,4 @@ def _save(onnx: Any, trace: Trace, path: str | os.PathLike[str]) -> None:
         ir_version=IR_VERSION,
     )
     onnx.checker.check_model(model, full_check=True)
-    path = Path(path)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(model.SerializeToString())
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    replace("export", path, model.SerializeToString())

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes
+from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
 from simplegrad.errors import DTypeError, ModelError, ShapeError, SimplegradError
 from simplegrad.graph.infer import size_of
@@ -479,6 +480,7 @@ def load(path: str | os.PathLike[str], device: Any = None, requires_grad: bool =
     `UnsupportedOp` that names all operators without a rule, with their nodes.
     """
     files.library()
+    requires_grad = flag("load: requires_grad", requires_grad)
     found = devices.current() if device is None else devices.resolve(device)
     proto = files.read(path)
     try:

@@ -7,14 +7,16 @@ makes its parameters fresh leaves: what was recorded before no longer leads to t
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.arguments import mapping, real, several
+from simplegrad.arguments import flag, mapping, real, several
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
@@ -24,6 +26,7 @@ from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
+P = ParamSpec("P")
 Rate = float | Callable[[int], float]
 _Update = tuple[int, Any, Node, tuple[Node, ...]]
 """A parameter's number, the parameter, its new value and its new state."""
@@ -60,6 +63,25 @@ def parameters_of(name: str, params: Any) -> list[Any]:
         if not hasattr(p, "_node"):
             raise AutogradError(f"{name}: parameter {i} is a {type(p).__name__}, not a tensor")
     return result
+
+
+_ELSEWHERE = {"lr": "learning_rate", "eps": "epsilon", "betas": "beta1, beta2", "alpha": "decay"}
+"""Other libraries' names of settings, and ours."""
+
+
+def _checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[Any, P], None]:
+    """Let a setting that an optimiser does not have be an error that names those it has."""
+    known = list(inspect.signature(init).parameters)[1:]
+
+    @functools.wraps(init)
+    def __init__(self: Any, /, *args: P.args, **settings: P.kwargs) -> None:
+        for name in settings:
+            if name not in known:
+                mine = _ELSEWHERE.get(name, ", ".join(known))
+                raise ArgumentError(f"{type(self).__name__}: takes no {name!r}; it takes {mine}")
+        init(self, *args, **settings)
+
+    return __init__
 
 
 class Optimizer:
@@ -120,10 +142,9 @@ class Optimizer:
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
         recording.effect(self._count)
-        # Whoever holds the loss will read it: it is computed along, from what is at hand.
-        roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
         targets = [n for _, _, new, state in updates for n in (new, *state)]
-        targets += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
+        # Whoever holds the loss will read it: it is computed along, from what is at hand.
+        targets += dict.fromkeys(n for _, p, _, _ in updates for n in p._beside())
         with self._replacing(updates) as given:
             kept = realize(targets, given)
             for i, p, new, state in updates:
@@ -208,12 +229,14 @@ class SGD(Optimizer):
 
     names: tuple[str, ...] = ("velocity",)
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
         nesterov: bool = False, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
         self._not_negative("momentum", momentum)
+        nesterov = flag("SGD: nesterov", nesterov)
         if nesterov and not momentum:
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov
@@ -239,6 +262,7 @@ class Adam(Optimizer):
 
     names = ("mean", "square")
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, epsilon: float = 1e-7,
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0,
@@ -272,6 +296,7 @@ class Adam(Optimizer):
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019)."""
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.001, epsilon: float = 1e-8,
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01,
@@ -290,6 +315,7 @@ class RMSprop(Optimizer):
 
     names = ("square",)
 
+    @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, decay: float = 0.99,
         epsilon: float = 1e-8, weight_decay: float = 0.0,

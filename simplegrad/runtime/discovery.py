@@ -23,6 +23,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from simplegrad import settings
+from simplegrad.runtime.files import replace_cached
 from simplegrad.runtime.program_cache import make_private
 
 _SYSTEM = Path("/etc/OpenCL/vendors")
@@ -263,6 +264,4 @@ def _fill(folder: Path, entries: dict[str, str]) -> None:
     for name, text in entries.items():
         path = folder / name
         if not path.exists() or path.read_text() != text + "\n":
-            temporary = folder / f".{name}.{os.getpid()}"
-            temporary.write_text(text + "\n")
-            os.replace(temporary, path)
+            replace_cached(path, f"{text}\n".encode())

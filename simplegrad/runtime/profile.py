@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -21,7 +21,8 @@ from simplegrad.compiler.ir.kernel import Kernel
 from simplegrad.compiler.ir.work import operations
 from simplegrad.compiler.program import Launch
 from simplegrad.errors import SimplegradError
-from simplegrad.runtime import ceilings, roofline
+from simplegrad.graph.node import Node
+from simplegrad.runtime import ceilings, files, roofline
 from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.program_cache import counters
@@ -86,14 +87,15 @@ class Profile:
     Attributes: `launches`, `compiles`, `bytes_read`, `bytes_written` (bytes that the kernels'
     buffers hold, from the IR), `operations` (arithmetic, from the IR), `peak_bytes` (most device
     bytes in use), `kernels` (a `KernelRow` per kernel by name; a second kernel of a name has
-    ``#2`` behind it). Devices that run no kernels (``numpy``, one of twelve operations) count
-    nothing.
+    ``#2`` behind it), `interpreted` (operations by device and name, where a device runs them one by
+    one: ``numpy``, and those of twelve operations; the other figures are of kernels only).
     """
 
     def __init__(self) -> None:
         self.launches = self.compiles = self.bytes_read = self.bytes_written = 0
         self.operations = self.peak_bytes = 0
         self.kernels: dict[str, KernelRow] = {}
+        self.interpreted: dict[str, Counter[str]] = {}
         self._rows: dict[tuple[int, str, str], KernelRow] = {}
         self._names: Counter[str] = Counter()
         self._devices: dict[int, Device] = {}
@@ -120,11 +122,13 @@ class Profile:
 
     def __repr__(self) -> str:
         seconds = sum(row.seconds for row in self.kernels.values())
+        one_by_one = sum(map(Counter.total, self.interpreted.values()))
+        others = f", {one_by_one} operations one by one without kernels" if one_by_one else ""
         return (
             f"<Profile: {self.launches} launches of {len(self.kernels)} kernels in "
             f"{seconds * 1e3:.3f} ms, {self.compiles} compiles, "
             f"{self.bytes_read} bytes read, {self.bytes_written} written, "
-            f"at most {self.peak_bytes} in use>"
+            f"at most {self.peak_bytes} in use{others}>"
         )
 
     def _add(self, device: Device, launch: Launch, span: tuple[int, int], host: _Host) -> None:
@@ -173,8 +177,14 @@ class Profile:
         read, for kernels that write next to nothing) of arrays beyond the caches, so a kernel
         on data in the caches may show more than 100%, and of multiply-adds in float32. The first
         table of a device measures its ceilings, a few seconds, and keeps them in the cache.
+        Devices without kernels have a line each: which operations they ran, untimed.
         """
         lines = [_told(device, self._ceilings(device)) for device in self._devices.values()]
+        for name, ran in self.interpreted.items():
+            counts = ", ".join(f"{op} {count}" for op, count in ran.most_common())
+            lines.append(f"{name} runs no kernels, which alone are timed; its operations: {counts}")
+        if not self.kernels:
+            return "\n".join(lines) or "nothing was computed inside the with block"
         lines.append(
             f"{'kernel':36} {'domain':20} {'launches':>8} {'ms':>9} {'time':>5} {'MB':>9} "
             f"{'GB/s':>7} {'of':>4} {'':4} {'Mop':>9} {'Gop/s':>7} {'of fma':>6}"
@@ -239,7 +249,7 @@ class Profile:
                 "args": e.told,
             })  # fmt: skip
         document = {"traceEvents": events, "displayTimeUnit": "ms"}
-        Path(path).write_text(json.dumps(document) + "\n")
+        files.replace("Profile.save_trace", path, json.dumps(document).encode() + b"\n")
 
     @staticmethod
     def _ceilings(device: Device) -> dict[str, Ceiling]:
@@ -277,6 +287,14 @@ def count_launch(device: Device, launch: Launch, span: tuple[int, int], began: i
     host = (threading.get_ident(), began, time.perf_counter_ns())
     for profile in _active:
         profile._add(device, launch, span, host)
+
+
+def count_interpreted(device: Device, nodes: Iterable[Node]) -> None:
+    """Tell every open profile what a device without kernels is about to compute."""
+    if _active:
+        names = [node.op.name for node in nodes if node.buffer is None and node.srcs]
+        for profile in _active:
+            profile.interpreted.setdefault(device.name, Counter()).update(names)
 
 
 def count_host(name: str, began: int) -> None:

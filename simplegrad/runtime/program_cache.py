@@ -1,8 +1,8 @@
 """Compiled programs on disk: a key names everything that changes the binary.
 
-An entry is a checksum and a payload, written beside its place and moved there in one step. A bad,
-truncated or unreadable entry is a miss, and a folder that cannot be written is done without. So
-is one that somebody else could have written into: what it holds runs on the device.
+An entry is a checksum and a payload, moved to its place in one step. A bad, truncated or unreadable
+entry is a miss, and a folder that cannot be written is done without. So is one that somebody else
+could have written into: what it holds runs on the device.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from simplegrad import settings
+from simplegrad.runtime.files import replace_cached
 
 _FORMAT = "1"
 _DIGEST = 32
@@ -74,14 +75,7 @@ def put(kind: str, key: str, payload: bytes) -> None:
     path = _path(kind, key)
     with suppress(OSError):
         make_private(path.parent)
-        handle, temporary = _temporary(path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(_sha256(payload).digest() + payload)
-            os.replace(temporary, path)
-        except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
+        replace_cached(path, _sha256(payload).digest() + payload)
         _shrink(path.parent)
 
 
@@ -118,6 +112,8 @@ def check_private(folder: Path) -> None:
 
 def state() -> str:
     """Return in words whether the cache works, and why not; writes a file to find out."""
+    import tempfile  # a twentieth of `import simplegrad`
+
     if not settings.current().cache:
         return "off, by the setting cache"
     folder = settings.cache_folder()
@@ -127,9 +123,8 @@ def state() -> str:
         for path in (folder, *sorted(folder.iterdir())):
             if path == folder or path.is_dir():
                 check_private(path)
-        handle, temporary = _temporary(folder)
-        os.close(handle)
-        os.unlink(temporary)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
         entries = [p.stat().st_size for p in folder.rglob("*") if p.is_file()]
     except OSError as error:
         return f"does not work, kernels are compiled anew in each process: {error}"
@@ -144,12 +139,6 @@ def _sha256(data: bytes) -> Any:
     import hashlib  # loads OpenSSL: not before something is compiled
 
     return hashlib.sha256(data)
-
-
-def _temporary(folder: Path) -> tuple[int, str]:
-    import tempfile  # a twentieth of `import simplegrad`
-
-    return tempfile.mkstemp(dir=folder)
 
 
 def _shrink(folder: Path) -> None:

@@ -12,7 +12,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices, recording
+from simplegrad.runtime import devices, profile, recording
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.donation import Watch
 from simplegrad.runtime.lookup import plan_of, signature
@@ -50,6 +50,7 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
         if recorded:
             recording.ran(plan, order, kept)
     else:
+        profile.count_interpreted(device, order)
         device.evaluate(order, wanted)
         for node in kept:
             node.device = device

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,7 +21,7 @@ from typing import Any
 
 from simplegrad import settings
 from simplegrad.compiler.target import Winner
-from simplegrad.runtime import program_cache
+from simplegrad.runtime import files, program_cache
 
 _FORMAT = 1
 _TILE = re.compile(r"[A-Z_]+=\d+( [A-Z_]+=\d+)*")
@@ -61,7 +59,7 @@ def merge(found: Found) -> None:
 
 
 def write(target: Path, found: Found) -> None:
-    """Write winners as JSON in one step; raises `OSError`."""
+    """Write winners as JSON in one step; raises `FileError`, which is an `OSError`."""
     devices = {
         identity: {
             w.shape_class: {"tile": w.recipe, "gain": w.gain, "date": w.date}
@@ -70,15 +68,7 @@ def write(target: Path, found: Found) -> None:
         for identity, own in sorted(found.items())
     }
     text = json.dumps({"format": _FORMAT, "devices": devices}, indent=1) + "\n"
-    handle, temporary = tempfile.mkstemp(dir=target.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, target)
-    except OSError:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
+    files.replace("tune", target, text.encode())
 
 
 def read(source: Path) -> Found:

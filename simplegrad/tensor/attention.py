@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import flag
 from simplegrad.errors import DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import broadcast_shapes
@@ -59,7 +60,7 @@ def scaled_dot_product_attention(
             scores = _where(mask, scores)
         else:
             scores = scores.add(mask.astype(scores.dtype))
-    if is_causal:
+    if flag(f"{name}: is_causal", is_causal):
         m, n = scores.shape[-2:]
         i = build.reshape(build.iota(m, dtypes.int32, scores._node.device), (m, 1))
         j = build.reshape(build.iota(n, dtypes.int32, scores._node.device), (1, n))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops, settings
-from simplegrad.arguments import integer, one_of, real
+from simplegrad.arguments import flag, integer, one_of, real
 from simplegrad.errors import DTypeError, IndexOutOfRange, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make
@@ -17,7 +17,7 @@ from simplegrad.tensor.contraction import Contraction
 from simplegrad.tensor.core import Core, as_tensor, lift, same_device, wrap
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.naming import named
-from simplegrad.tensor.shapes import normalize_axes, normalize_axis, pair
+from simplegrad.tensor.shapes import is_same, normalize_axes, normalize_axis, pair
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -192,7 +192,7 @@ class Composites(Contraction):
         `generator` is a `simplegrad.random.Generator`; None: the default one.
         """
         real("dropout: p", p, 0, 1)
-        if not training or p == 0:
+        if not flag("dropout: training", training) or p == 0:
             return wrap(self._node)
         source = generators.of(generator)
         uniform = lift(source.uniform(self.shape, dtypes.float32, self._node.device))
@@ -234,7 +234,7 @@ class Composites(Contraction):
 
     def _padded(self, name: str, padding: Any, kernel: Any, dilation: Any, value: Any) -> Tensor:
         rank = len(kernel)
-        if padding == "same":
+        if is_same(padding):
             reach = [d * (k - 1) for k, d in zip(kernel, pair(name, dilation, rank), strict=True)]
             sides = [(r // 2, r - r // 2) for r in reach]
         else:
@@ -313,27 +313,27 @@ class Composites(Contraction):
     def cross_entropy(self, target: Any, axis: int = -1, reduction: str = "mean") -> Tensor:
         """Return minus the log-softmax of logits at the target.
 
-        `target` is integers, the shape of the logits without `axis`, or probabilities of the same
-        shape. Integers outside of the classes are an error where they come from the host, on the
-        NumPy device, and with ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
+        `target` is labels, integers of the logits' shape without `axis`, or probabilities, floats
+        of their whole shape; other dtypes are a `DTypeError`, other shapes a `ShapeError`. Labels
+        outside of the classes are an error where they come from the host, on the NumPy device, and
+        with ``SIMPLEGRAD_CHECK=1``; otherwise they add 0.
         """
         axis = normalize_axis("cross_entropy", axis, self.ndim)
         given = target
         target = as_tensor(target, self._node.device)
         same_device("cross_entropy", (self._node, target._node))
+        rest = self.shape[:axis] + self.shape[axis + 1 :]
+        needed = self.shape if target.dtype.is_float else rest
+        if target.dtype.kind == "b" or target.shape != needed:
+            unfit = DTypeError if target.shape in (rest, self.shape) else ShapeError
+            raise unfit(
+                f"cross_entropy: targets {target.dtype} of shape {target.shape} for logits "
+                f"{self.shape}: labels must be integers of shape {rest} (.astype('int64')), "
+                f"probabilities floats of shape {self.shape} (.astype('float32'))"
+            )
         logs = self.logsoftmax(axis)
         if target.dtype.is_float:
-            if target.shape != self.shape:
-                raise ShapeError(
-                    f"cross_entropy: probabilities of shape {target.shape} for logits {self.shape}"
-                )
             return reduced(target.mul(logs).sum(axis).neg(), reduction)
-        rest = self.shape[:axis] + self.shape[axis + 1 :]
-        if target.dtype.kind == "b" or target.shape != rest:
-            raise DTypeError(
-                f"cross_entropy: targets {target.dtype} of shape {target.shape} for logits "
-                f"{self.shape}; integers of shape {rest} or probabilities are needed"
-            )
         classes = self.shape[axis]
         on_host = not isinstance(given, Core) or target.device.name == "numpy"
         if on_host or settings.current().check:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
@@ -296,7 +297,7 @@ class Core:
     """Where the backward passes behind `grad` began: an optimiser computes those nodes too."""
     _unread: int
     _along: tuple[weakref.ref[Node], ...]
-    """Set where a layer wants more computed along with an optimiser's next step of this tensor."""
+    """Set by `compute_along`."""
 
     def __init__(
         self,
@@ -502,6 +503,8 @@ def _alias(node: Node, dtype: DType | None, device: Any) -> Node:
 def become_leaf(tensor: Any, requires_grad: bool | None = None) -> Any:
     """Let gradients of a freshly made node go to `tensor`; floats do unless told otherwise."""
     node = tensor._node
+    if requires_grad is not None:
+        requires_grad = flag("Tensor: requires_grad", requires_grad)
     if requires_grad and not node.dtype.is_float:
         raise DTypeError(
             f"requires_grad: {node.dtype} has no gradients; cast it with .astype(...) first"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.arguments import integer, real
+from simplegrad.arguments import flag, integer, real
 from simplegrad.dtypes import DType
 from simplegrad.errors import ArgumentError, DTypeError, ExchangeError, ShapeError
 from simplegrad.graph import build
@@ -56,6 +56,7 @@ def asarray(
     tensor stands on the memory of a NumPy array, which must not be written any more, and where only
     a copy can be made `ExchangeError` (a `ValueError`) is raised.
     """
+    copy = None if copy is None else flag("asarray: copy", copy)
     if isinstance(obj, Tensor):
         same = dtype is None or dtypes.of(dtype) is obj.dtype
         if same and device is None and not copy:
@@ -229,7 +230,7 @@ def linspace(
     dtype = _dtype(dtype)
     device = find_device(device)
     start, stop = (_bound("linspace", v) for v in (start, stop))
-    extent = integer("linspace: num", num, 0)
+    extent, endpoint = integer("linspace: num", num, 0), flag("linspace: endpoint", endpoint)
     inner = dtypes.float64 if dtype.itemsize == 8 else dtypes.float32
     parts = max(extent - 1 if endpoint else extent, 1)
     index = _iota(extent, device)

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import ops
-from simplegrad.arguments import function, integer, several
+from simplegrad.arguments import flag, function, integer, several, shown
 from simplegrad.autograd import backward as rules
-from simplegrad.errors import AutogradError, ShapeError
+from simplegrad.errors import ArgumentError, AutogradError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, topological
 from simplegrad.runtime import realize as execution
@@ -57,6 +57,23 @@ class Differentiation(Composites):
         """Forget the gradient."""
         self._grad, self._unread, self._roots = None, 0, ()
 
+    def compute_along(self, *values: Tensor) -> None:
+        """Let the next step of an optimiser that trains this tensor compute `values`, in its plan.
+
+        For what a training step changes on the side, such as the running averages of
+        `nn.BatchNorm`: else they would be computed later, from data that must be kept until then.
+        Values that nobody holds by then are left out; each call replaces the one before.
+        """
+        for value in values:
+            if not isinstance(value, Core):
+                raise ArgumentError(f"compute_along: takes tensors, not {shown(value)}")
+        self._along = tuple([weakref.ref(value._node) for value in values])
+
+    def _beside(self) -> list[Node]:
+        """Return what an optimiser's step computes besides this tensor: losses, and the above."""
+        wanted = (*getattr(self, "_roots", ()), *getattr(self, "_along", ()))
+        return [node for ref in wanted if (node := ref()) is not None and node.holders]
+
     def detach(self) -> Tensor:
         """Return the same values without their history: no gradient flows through the result."""
         return wrap(detached(self._node))
@@ -82,7 +99,7 @@ class Differentiation(Composites):
                 "was made from untracked data, in no_grad(), by detach(), or by an operation "
                 "without a gradient"
             )
-        known = _ids([root]) if create_graph else None
+        known = _ids([root]) if flag("backward: create_graph", create_graph) else None
         found = rules.backward(root, _seed("backward", root, seed))
         if known is not None:
             track([g for _, g in found], known)
@@ -139,6 +156,7 @@ def value_and_grad(
     be differentiated again.
     """
     function("grad: fn", fn)
+    has_aux = flag("value_and_grad: has_aux", has_aux)
     one = hasattr(argnums, "__index__")
     numbers = [
         integer("grad: argnums", n)

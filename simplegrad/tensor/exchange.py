@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
 from simplegrad.errors import ExchangeError
 from simplegrad.graph.node import Node, leaf
@@ -179,6 +180,7 @@ def from_dlpack(
     >>> sg.from_dlpack(np.arange(3.0))
     Tensor([0., 1., 2.], dtype=float64)
     """
+    copy = None if copy is None else flag("from_dlpack: copy", copy)
     if isinstance(x, Core):
         target = find_device(device)
         if copy or (device is not None and target is not x.device):  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 from simplegrad import dtypes, ops
-from simplegrad.arguments import integer, real
+from simplegrad.arguments import flag, integer, real
 from simplegrad.dtypes import DType
 from simplegrad.errors import ArgumentError, DTypeError, ShapeError
 from simplegrad.graph import build
@@ -31,6 +31,10 @@ def _summed(dtype: DType, given: Any) -> DType:
     return dtypes.uint64 if dtype.kind == "u" else dtypes.int64
 
 
+def _flag(name: str, keepdims: Any) -> bool:
+    return flag(f"{name}: keepdims", keepdims)
+
+
 def _kept(shape: Shape, axes: tuple[int, ...], keepdims: bool) -> Shape:
     return tuple(1 if a in axes else n for a, n in enumerate(shape) if keepdims or a not in axes)
 
@@ -42,7 +46,7 @@ class Reductions(Views):
 
     def _reduce(self, op: Op, x: Node, axis: Any, keepdims: bool) -> Tensor:
         axes = normalize_axes(op.name, axis, self.ndim)
-        return lift(build.reduce(op, x, axes, keepdims), self._node)
+        return lift(build.reduce(op, x, axes, _flag(op.name, keepdims)), self._node)
 
     def sum(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """Return the sum; bools and integers add up in 64 bits unless `dtype` says otherwise.
@@ -70,7 +74,7 @@ class Reductions(Views):
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return the mean as a float; half floats are averaged in float32."""
         axes = normalize_axes("mean", axis, self.ndim)
-        mean = _mean(self._node, self._wide(), axes, keepdims)
+        mean = _mean(self._node, self._wide(), axes, _flag("mean", keepdims))
         return lift(build.cast(mean, self._float()), self._node)
 
     def var(
@@ -84,7 +88,7 @@ class Reductions(Views):
 
         `ddof` is NumPy's name of `correction`.
         """
-        axes = normalize_axes("var", axis, self.ndim)
+        axes, keepdims = normalize_axes("var", axis, self.ndim), _flag("var", keepdims)
         if ddof is not None and correction:
             raise ArgumentError(
                 f"var: correction={correction} and ddof={ddof} are two names of one number; "
@@ -123,6 +127,7 @@ class Reductions(Views):
         return self._arg(ops.ARGMIN, axis, keepdims)
 
     def _arg(self, op: Op, axis: int | None, keepdims: bool) -> Tensor:
+        keepdims = _flag(op.name, keepdims)
         if axis is None:
             flat = build.reshape(self._node, (self.size,))
             node = build.reshape(make(op, (flat,), (0,)), (1,) * self.ndim if keepdims else ())
@@ -137,8 +142,12 @@ class Reductions(Views):
         """Return whether all elements are true (not 0); of none, True."""
         return self._truth("all", ops.MIN, True, axis, keepdims)
 
+    def __contains__(self, value: Any) -> bool:
+        """Return whether an element equals `value`, which broadcasts as in NumPy; computed now."""
+        return bool(self.equal(value).any())
+
     def _truth(self, name: str, op: Op, empty: bool, axis: Any, keepdims: bool) -> Tensor:
-        axes = normalize_axes(name, axis, self.ndim)
+        axes, keepdims = normalize_axes(name, axis, self.ndim), _flag(name, keepdims)
         x = build.cast(self._node, dtypes.bool_)
         if any(self.shape[a] == 0 for a in axes):
             shape = _kept(self.shape, axes, keepdims)
@@ -152,6 +161,7 @@ class Reductions(Views):
     def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return log(sum(exp(x))) without overflow."""
         x: Any = self.cast(self._float())
+        keepdims = _flag("logsumexp", keepdims)
         if not x.size:
             return x.exp().sum(axis, keepdims).log()  # type: ignore[no-any-return]
         with no_grad():  # the shift cancels out, so its gradient is zero
@@ -173,6 +183,7 @@ class Reductions(Views):
         if axis is None:
             return self.flatten().cumsum(0, dtype, include_initial)
         axis = normalize_axis("cumsum", axis, self.ndim)
+        include_initial = flag("cumsum: include_initial", include_initial)
         x = build.cast(self._node, _summed(self.dtype, dtype))
         if x.dtype.kind == "b":
             raise DTypeError("cumsum: bools do not add up; leave dtype out for int64")
@@ -199,6 +210,7 @@ class Reductions(Views):
         if axis is None:
             return self.flatten().cumprod(0, dtype, include_initial)
         axis = normalize_axis("cumprod", axis, self.ndim)
+        include_initial = flag("cumprod: include_initial", include_initial)
         x = build.cast(self._node, _summed(self.dtype, dtype))
         if x.dtype.kind == "b":
             raise DTypeError("cumprod: bools do not multiply; leave dtype out for int64")

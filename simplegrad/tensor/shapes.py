@@ -55,6 +55,11 @@ def pair(name: str, value: Any, rank: int) -> Shape:
     return values
 
 
+def is_same(padding: Any) -> bool:
+    """Return whether a padding is the word ``"same"``."""
+    return isinstance(padding, str) and padding == "same"
+
+
 def normalize_axis(name: str, axis: int, ndim: int) -> int:
     """Return a non-negative axis; `ShapeError` if there is no such axis."""
     try:

@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 from simplegrad import dtypes, ops
+from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
 from simplegrad.errors import ShapeError
 from simplegrad.graph import build, infer
@@ -69,6 +70,7 @@ def isin(x: Any, elements: Any, /, *, invert: bool = False) -> Tensor:
     >>> sg.isin([1, 2, 3], [3, 1])
     Tensor([ True, False,  True], dtype=bool)
     """
+    invert = flag("isin: invert", invert)
     x = as_tensor(x)
     among = as_tensor(elements, x.device).flatten()
     found = binary(ops.EQUAL, x.expand_dims(-1), among).any(axis=-1)

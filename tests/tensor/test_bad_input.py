@@ -38,7 +38,7 @@ with sg.device("numpy"):
 
 BAD: list[Any] = [
     "word", object(), 1.5, -9, 99, (), (9, 9, 9, 9, 9), ["word"], [[1], [2, 3]], {"a": 1}, 1j,
-    np.array(["word"]), np.array(1j), float("nan"), [None], len, True, None,
+    np.array(["word"]), np.array(1j), np.array([1, 0]), float("nan"), [None], len, True, None,
     10**30, "ij,jk->ik", sg.float32,
 ]  # fmt: skip
 
@@ -130,6 +130,8 @@ METHODS |= {name: (COUNTS,) for name in UNARY if name.startswith(BITS)}
 OF_TENSORS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "backward": (LEAF.sum().backward, (1.0, False)),
     "getitem": (X.__getitem__, (0,)),
+    "compute_along": (LEAF.compute_along, (X,)),
+    "contains": (X.__contains__, (1.0,)),
     "item": (VECTOR.item, (0,)),
     "to_device": (X.to_device, ("numpy",)),
     "to": (X.to, ("numpy",)),
@@ -435,6 +437,11 @@ SAID: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "Sequential": (lambda: nn.Sequential(3), sg.ArgumentError, "^Sequential: layer 0 is 3; pass"),
     "grad": (lambda: setattr(LEAF, "grad", "a"), sg.DTypeError, "^grad: data of NumPy dtype <U1"),
+    "flag": (
+        lambda: A.sum(keepdims=np.array([1, 0])),
+        sg.ArgumentError,
+        "^sum: keepdims must be True or False, not a ndarray",
+    ),
     "seed": (lambda: random.Generator(1.5), sg.ArgumentError, "^Generator: .* integer, not 1.5"),
     "device": (
         lambda: setattr(Tensor, "device", 3),

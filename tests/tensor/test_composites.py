@@ -138,6 +138,29 @@ def test_losses() -> None:
         Tensor(X).cross_entropy([0, 1, 2, 6])
 
 
+@pytest.mark.parametrize(
+    ("target", "kind"),
+    [
+        (np.zeros(4), sg.DTypeError),
+        (np.zeros(4, bool), sg.DTypeError),
+        (np.zeros((4, 6), int), sg.DTypeError),
+        (np.zeros(3, int), sg.ShapeError),
+        (np.zeros(6), sg.ShapeError),
+    ],
+)
+def test_a_target_that_is_none_says_what_labels_and_probabilities_are(
+    target: np.ndarray, kind: type[Exception]
+) -> None:
+    said = (
+        r"^cross_entropy: targets \w+ of shape .* for logits \(4, 6\): labels must be integers of "
+        r"shape \(4,\) \(.astype\('int64'\)\), probabilities floats of shape \(4, 6\)"
+    )
+    for function in (Tensor(X).cross_entropy, lambda target: sg.nn.cross_entropy(X, target)):
+        for given in (target, Tensor(target, requires_grad=False)):
+            with pytest.raises(kind, match=said):
+                function(given)
+
+
 def test_dropout() -> None:
     x = Tensor(np.ones(10_000))
     y = x.dropout(0.25, generator=sg.random.Generator(1)).numpy()

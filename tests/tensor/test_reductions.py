@@ -111,3 +111,15 @@ def test_long_sums_round_like_pairwise_ones() -> None:
     numbers = np.full(1 << 22, 0.1, np.float32)
     total = sg.asarray(numbers).sum().numpy()
     np.testing.assert_allclose(total, numbers.sum(dtype=np.float64), rtol=4e-6)
+
+
+def test_in_compares_elements_as_numpy_does() -> None:
+    a = np.asarray([[1.0, 3.0], [2.0, 5.0]])
+    for value in (3.0, 4, True, np.asarray([2.0, 5.0]), [9.0, 3.0], float("nan")):
+        assert (value in Tensor(a)) is bool(value in a)
+    assert 1 not in Tensor(np.zeros((0, 2)))
+    assert 2 in Tensor(2)
+    with pytest.raises(
+        sg.ShapeError, match=r"^contains: shapes \(2, 2\) and \(3,\) do not broadcast"
+    ):
+        [1.0, 2.0, 3.0] in Tensor(a)  # noqa: B015

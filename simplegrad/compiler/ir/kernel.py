@@ -100,3 +100,10 @@ class Kernel:
     """Further values, of any level, that the kernel's own template asks for."""
     notes: dict[str, Any] = field(default_factory=dict)
     """For people only: operations and user lines, reasons of boundaries."""
+
+    def brought(self) -> int:
+        """Return the operations that the kernel's own template brings, beyond those of its values.
+
+        Extents must be plain ints (`passes.settle`).
+        """
+        return 0

@@ -17,10 +17,11 @@ def operations(kernel: Kernel) -> int:
     Every value counts once for each position of the axes it depends on, whether or not the
     device computes it again: an addition, a multiplication or a comparison is 1, a division,
     root or transcendental the `cost` of its row in the table of operations. A step of a
-    reduction is 1. Arithmetic of indices, loads and stores are none.
+    reduction is 1. Arithmetic of indices, loads and stores are none. What a template brings, such
+    as the products inside an attention or a recurrence, is told by its kernel.
     """
     depends = dependences(kernel)
-    total = 0
+    total = kernel.brought()
     for value in walk(roots(kernel)):
         if value.form == APPLY and value.op is not None:
             total += value.op.cost * _positions(kernel, depends[id(value)])

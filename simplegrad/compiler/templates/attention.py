@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from simplegrad import ops
 from simplegrad.compiler.ir.index import Index, Var, flatten
@@ -45,6 +45,33 @@ class Attention(Kernel):
     """By name of an operand: its value at its own axes."""
     results: dict[str, Output] = field(default_factory=dict)
     """By name of a part."""
+
+    def brought(self) -> int:
+        """Return the operations of products and softmax over the scores that a mask lets be seen.
+
+        The letters are those of the templates: a weight is exp(T - H) / Z.
+        """
+        b, m, e, _, d = (axis.extent for axis in (*self.outer, *self.reduce))
+        each, rows = 2 * d + 1 + ops.EXP.cost, 0  # the score S, exp(T - H)
+        if self.stage == 0:
+            each += 2 + 2 * e  # H, Z and the sum of values
+            rows = m * (ops.RECIPROCAL.cost + e)  # which Z divides
+        else:
+            each += 1 + 2 * e * ("dv" in self.results)
+            if self.results.keys() & {"dq", "dk"}:
+                each += 2 * e + 2 + 2 * d  # dP, dT, the sum of queries or keys
+        return b * (each * self._seen() + rows)
+
+    def _seen(self) -> int:
+        """Return how many scores of one b the positions alone do not hide."""
+        m, n = self.outer[1].extent, self.reduce[0].extent
+        # A kernel that was settled has other axes and values than those by name.
+        names = dict(zip("bmend", (*self.outer, *self.reduce), strict=True))
+        values = dict(zip(self.values, self.asked, strict=True))
+        last = _last_seen(replace(self, axes=names, values=values))
+        if last is None:
+            return m * n
+        return sum(min(max(row + last + 1, 0), n) for row in range(m))
 
 
 _MOST_BYTES = 4096

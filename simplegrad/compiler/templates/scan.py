@@ -8,6 +8,7 @@ row (`fuse` sees to that), and so does the result, which is also where the state
 
 from __future__ import annotations
 
+import math
 import operator
 from dataclasses import dataclass, replace
 
@@ -36,6 +37,11 @@ class Scan(Kernel):
     """The fields after the step of time t."""
     first: tuple[Output, ...]
     """The fields before the first step."""
+
+    def brought(self) -> int:
+        """Return the operations of the products of states and matrix, a pair a multiply-add."""
+        t, b, _, n = self.outer
+        return 2 * math.prod(axis.extent for axis in (t, b, n, *self.reduce))
 
 
 def lower(group: Group, roots: frozenset[int]) -> list[Lowered]:
