@@ -7,8 +7,7 @@ makes its parameters fresh leaves: what was recorded before no longer leads to t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,10 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient; everything runs as one plan."""
+        """Update every parameter that has a gradient; everything runs as one plan.
+
+        A step that fails, or that Ctrl-C ends before its kernels are enqueued, was none.
+        """
         numbers = Numbers()
         updates: list[_Update] = []
         for i, p in enumerate(self.params):
@@ -119,32 +121,40 @@ class Optimizer:
                 state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
-        recording.effect(self._count)
+        recording.repeat(self._count)
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
         roots = [r() for _, p, _, _ in updates for r in (*p._roots, *getattr(p, "_along", ()))]
         targets = [n for _, _, new, state in updates for n in (new, *state)]
         targets += [r for r in dict.fromkeys(roots) if r is not None and r.holders]
-        with self._replacing(updates) as given:
-            kept = realize(targets, given)
-            for i, p, new, state in updates:
-                self.state[i] = state
-                p._replace(new)
+        done = self.steps + 1
+        leaves = [p._node.leaf for _, p, _, _ in updates]
+        try:
+            for _, p, _, _ in updates:
+                p._node.leaf = None  # no gradient reaches what a step replaces
+            kept = realize(targets, self._replaced(updates))
+            self._take(updates, done)
+        except BaseException:
+            if updates and updates[0][2].buffer is not None:
+                self._take(updates, done)  # all that Ctrl-C left to do
+            else:
+                for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
+                    p._node.leaf = leaf
+            raise
         prune(kept)
 
-    @contextmanager
-    def _replacing(self, updates: Sequence[_Update]) -> Iterator[set[Node]]:
-        """Give what a step replaces, which no gradient reaches any more, unless the step fails."""
-        states = [self.state[i] for i, _, _, _ in updates if i in self.state]
+    def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
+        """Return the nodes that only this optimiser holds, and lets go after the step."""
+        states = [self.state[i] for i, *_ in updates if i in self.state]
         own = [s for s, n in zip(states, counts(states), strict=True) if n == EXPLAINED]
-        leaves = [p._node.leaf for _, p, _, _ in updates]
-        for _, p, _, _ in updates:
-            p._node.leaf = None
-        try:
-            yield {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
-        except BaseException:
-            for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
-                p._node.leaf = leaf
-            raise
+        return {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
+
+    def _take(self, updates: Sequence[_Update], done: int) -> None:
+        """Let parameters and state be what a step computed; may be called again after Ctrl-C."""
+        for i, p, new, state in updates:
+            self.state[i] = state
+            if p._node.leaf is None:  # a fresh leaf was replaced before
+                p._replace(new)
+        self.steps = done
 
     def _count(self) -> None:
         self.steps += 1
