@@ -32,6 +32,7 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
     """
     stack = [root]
     seen: list[Node] = []
+    above: dict[Node, Node] = {}
     while stack:
         node = stack.pop()
         if node in useless:
@@ -40,12 +41,18 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
         if node.leaf is None:
             found = node.below() if node.below is not None else None
         if found is not None and found.leaf is not None and found.leaf() is not None:
-            # What was seen on the way may still lead somewhere: only a full walk tells.
+            # What was seen beside the way may still lead somewhere: only a full walk tells.
             useless.difference_update(seen)
+            below = weakref.ref(found)
+            while node is not root:
+                node = above[node]
+                node.below = below
             return found
         useless.add(node)
         seen.append(node)
         if node.tracks:
-            stack.extend(node.srcs)
-            stack.extend([s for s in node.srcs if s.leaf is not None])  # the next to look at
+            tracked = [s for s in node.srcs if s.tracks]
+            stack += tracked
+            stack += [s for s in tracked if s.leaf is not None]  # the next to look at
+            above.update(dict.fromkeys(tracked, node))
     return None

@@ -18,7 +18,6 @@ from simplegrad.errors import ArgumentError, AutogradError, ShapeError, Simplegr
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
-from simplegrad.graph.prune import prune
 from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
@@ -131,7 +130,7 @@ class Optimizer:
         try:
             for _, p, _, _ in updates:
                 p._node.leaf = None  # no gradient reaches what a step replaces
-            kept = realize(targets, self._replaced(updates))
+            realize(targets, self._replaced(updates))
             self._take(updates, done)
         except BaseException:
             if updates and updates[0][2].buffer is not None:
@@ -140,7 +139,6 @@ class Optimizer:
                 for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
                     p._node.leaf = leaf
             raise
-        prune(kept)
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
         """Return the nodes that only this optimiser holds, and lets go after the step."""
