@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from simplegrad.graph.node import Node
 
@@ -30,11 +31,10 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
     `useless` collects nodes that lead to none. A leaf found in an earlier call is found again at
     once, so that looking at every link of a growing chain takes linear time in all.
     """
-    stack = [root]
+    stack: list[tuple[Node, Any]] = [(root, None)]
     seen: list[Node] = []
-    above: dict[Node, Node] = {}
     while stack:
-        node = stack.pop()
+        node, way = stack.pop()
         if node in useless:
             continue
         found: Node | None = node
@@ -44,15 +44,15 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
             # What was seen beside the way may still lead somewhere: only a full walk tells.
             useless.difference_update(seen)
             below = weakref.ref(found)
-            while node is not root:
-                node = above[node]
+            while way is not None:
+                node, way = way
                 node.below = below
             return found
         useless.add(node)
         seen.append(node)
         if node.tracks:
+            way = (node, way)
             tracked = [s for s in node.srcs if s.tracks]
-            stack += tracked
-            stack += [s for s in tracked if s.leaf is not None]  # the next to look at
-            above.update(dict.fromkeys(tracked, node))
+            stack += [(s, way) for s in tracked]
+            stack += [(s, way) for s in tracked if s.leaf is not None]  # the next to look at
     return None

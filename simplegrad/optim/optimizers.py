@@ -35,6 +35,7 @@ class Numbers:
     """
 
     def __init__(self) -> None:
+        self._values: dict[str, float] = {}
         self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
     def of(self, name: str, make: Callable[[], float], like: Node) -> Node:
@@ -42,7 +43,9 @@ class Numbers:
         key = (name, like.kind.spec, like.device)
         node = self._nodes.get(key)
         if node is None:
-            value = recording.number(make)
+            value = self._values.get(name)
+            if value is None:
+                value = self._values[name] = recording.number(make)
             node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
         return node
 
@@ -322,10 +325,9 @@ class RMSprop(Optimizer):
 
 def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
     """Return decay · old + (1 - decay) · new."""
+    rest = 1 - decay
     kept = apply(ops.MUL, old, numbers.of(f"{name} kept", lambda: decay, old))
-    return apply(
-        ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: 1 - decay, new))
-    )
+    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: rest, new)))
 
 
 def clip_value(params: Iterable[Any], most: float) -> None:
