@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -356,3 +357,8 @@ def test_namespace(device: Any) -> None:
     assert set(info.dtypes(kind=("bool", "real floating"))) == {"bool", "float32", "float64"}
     assert info.capabilities()["boolean indexing"] is True
     assert sg.ones(2, device=info.default_device()).device is device
+
+
+def test_functions_travel_to_other_processes() -> None:
+    functions = [f for n in sg.__all__ if n != "devices" and callable(f := getattr(sg, n))]
+    assert all(pickle.loads(pickle.dumps(f)) is f for f in functions)

@@ -14,6 +14,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Adam, Tensor, settings
+from simplegrad.tensor import core, elementwise
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(64, 96)).astype(np.float32)
@@ -192,6 +193,23 @@ def test_a_gradient_added_to_unread_does_not_grow(one_cl_device: Any) -> None:
     for _ in range(2000):
         x.sum().backward()
     assert x.grad[0, 0].item() == 2000
+
+
+def test_data_that_only_pending_work_holds_is_bounded(
+    one_cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running total that nobody reads: computed by bytes, long before its length matters."""
+    array, most = np.ones((128, 256), np.float32), 1 << 19
+    for module in (core, elementwise):
+        monkeypatch.setattr(module, "MAX_HELD_BYTES", most)
+    total = Tensor(0.0, requires_grad=False)
+    gc.collect()
+    before, held = one_cl_device.memory_stats()["in_use_bytes"], []
+    for i in range(20):
+        total = total + Tensor(array * i, requires_grad=False).mean()
+        held.append(one_cl_device.memory_stats()["in_use_bytes"] - before)
+    assert most // 2 < max(held) <= most + 2 * array.nbytes
+    assert total.item() == sum(range(20))
 
 
 def test_a_new_number_compiles_nothing(cl_device: Any) -> None:

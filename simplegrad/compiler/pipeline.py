@@ -200,7 +200,7 @@ def render(kernel: Kernel, target: Target) -> Body:
 def fitted(kernel: Kernel, target: Target) -> Target:
     """Return the target with no more lanes than its functions take of the widest numbers."""
     lanes = min(target.vector_width, target.vector_bytes // widest(kernel))
-    return replace(target, vector_width=lanes)
+    return target if lanes == target.vector_width else replace(target, vector_width=lanes)
 
 
 def _name_lines(order: Sequence[Node]) -> None:

@@ -97,10 +97,15 @@ class Node:
         self.buffer = self.value = self.leaf = self.line = self.below = None
         self.tracks = False
         self.holders = depth = unread = 0
-        for src in srcs:
-            if src.depth >= depth:
-                depth = src.depth + 1
-            unread += src.unread
+        if len(srcs) == 2:
+            first, second = srcs
+            depth = (first.depth if first.depth > second.depth else second.depth) + 1
+            unread = first.unread + second.unread
+        else:
+            for src in srcs:
+                if src.depth >= depth:
+                    depth = src.depth + 1
+                unread += src.unread
         self.depth, self.unread = depth, unread
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 from simplegrad.graph.node import Node
 
@@ -30,22 +31,28 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
     `useless` collects nodes that lead to none. A leaf found in an earlier call is found again at
     once, so that looking at every link of a growing chain takes linear time in all.
     """
-    stack = [root]
+    stack: list[tuple[Node, Any]] = [(root, None)]
     seen: list[Node] = []
     while stack:
-        node = stack.pop()
+        node, way = stack.pop()
         if node in useless:
             continue
         found: Node | None = node
         if node.leaf is None:
             found = node.below() if node.below is not None else None
         if found is not None and found.leaf is not None and found.leaf() is not None:
-            # What was seen on the way may still lead somewhere: only a full walk tells.
+            # What was seen beside the way may still lead somewhere: only a full walk tells.
             useless.difference_update(seen)
+            below = weakref.ref(found)
+            while way is not None:
+                node, way = way
+                node.below = below
             return found
         useless.add(node)
         seen.append(node)
         if node.tracks:
-            stack.extend(node.srcs)
-            stack.extend([s for s in node.srcs if s.leaf is not None])  # the next to look at
+            way = (node, way)
+            tracked = [s for s in node.srcs if s.tracks]
+            stack += [(s, way) for s in tracked]
+            stack += [(s, way) for s in tracked if s.leaf is not None]  # the next to look at
     return None

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
@@ -21,7 +20,6 @@ from simplegrad.errors import ArgumentError, AutogradError, ShapeError, Simplegr
 from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
-from simplegrad.graph.prune import prune
 from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
@@ -40,6 +38,7 @@ class Numbers:
     """
 
     def __init__(self) -> None:
+        self._values: dict[str, float] = {}
         self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
     def of(self, name: str, make: Callable[[], float], like: Node) -> Node:
@@ -47,7 +46,9 @@ class Numbers:
         key = (name, like.kind.spec, like.device)
         node = self._nodes.get(key)
         if node is None:
-            value = recording.number(make)
+            value = self._values.get(name)
+            if value is None:
+                value = self._values[name] = recording.number(make)
             node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
         return node
 
@@ -133,7 +134,10 @@ class Optimizer:
             p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient; everything runs as one plan."""
+        """Update every parameter that has a gradient; everything runs as one plan.
+
+        A step that fails, or that Ctrl-C ends before its kernels are enqueued, was none.
+        """
         numbers = Numbers()
         updates: list[_Update] = []
         for i, p in enumerate(self.params):
@@ -141,31 +145,38 @@ class Optimizer:
                 state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
                 new, state = self.update(p._node, p.grad._node, state, numbers)
                 updates.append((i, p, new, state))
-        recording.effect(self._count)
+        recording.repeat(self._count)
         targets = [n for _, _, new, state in updates for n in (new, *state)]
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
         targets += dict.fromkeys(n for _, p, _, _ in updates for n in p._beside())
-        with self._replacing(updates) as given:
-            kept = realize(targets, given)
-            for i, p, new, state in updates:
-                self.state[i] = state
-                p._replace(new)
-        prune(kept)
-
-    @contextmanager
-    def _replacing(self, updates: Sequence[_Update]) -> Iterator[set[Node]]:
-        """Give what a step replaces, which no gradient reaches any more, unless the step fails."""
-        states = [self.state[i] for i, _, _, _ in updates if i in self.state]
-        own = [s for s, n in zip(states, counts(states), strict=True) if n == EXPLAINED]
+        done = self.steps + 1
         leaves = [p._node.leaf for _, p, _, _ in updates]
-        for _, p, _, _ in updates:
-            p._node.leaf = None
         try:
-            yield {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
+            for _, p, _, _ in updates:
+                p._node.leaf = None  # no gradient reaches what a step replaces
+            realize(targets, self._replaced(updates))
+            self._take(updates, done)
         except BaseException:
-            for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
-                p._node.leaf = leaf
+            if updates and updates[0][2].buffer is not None:
+                self._take(updates, done)  # all that Ctrl-C left to do
+            else:
+                for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
+                    p._node.leaf = leaf
             raise
+
+    def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
+        """Return the nodes that only this optimiser holds, and lets go after the step."""
+        states = [self.state[i] for i, *_ in updates if i in self.state]
+        own = [s for s, n in zip(states, counts(states), strict=True) if n == EXPLAINED]
+        return {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
+
+    def _take(self, updates: Sequence[_Update], done: int) -> None:
+        """Let parameters and state be what a step computed; may be called again after Ctrl-C."""
+        for i, p, new, state in updates:
+            self.state[i] = state
+            if p._node.leaf is None:  # a fresh leaf was replaced before
+                p._replace(new)
+        self.steps = done
 
     def _count(self) -> None:
         self.steps += 1
@@ -340,10 +351,9 @@ class RMSprop(Optimizer):
 
 def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
     """Return decay · old + (1 - decay) · new."""
+    rest = 1 - decay
     kept = apply(ops.MUL, old, numbers.of(f"{name} kept", lambda: decay, old))
-    return apply(
-        ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: 1 - decay, new))
-    )
+    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: rest, new)))
 
 
 def clip_value(params: Iterable[Any], most: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,14 +63,14 @@ class Device(ABC):
         """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
 
     @abstractmethod
-    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
-        """Return memory for a moment, and its true sizes: what `restore` takes back.
+    def borrow(self, sizes: Sequence[int]) -> list[Any]:
+        """Return memory for a moment, until `restore`; under the lock, one loan at a time.
 
         Restored memory may be handed out while launches that use it wait: they come first.
         """
 
     @abstractmethod
-    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+    def restore(self) -> None:
         """Take back what `borrow` gave."""
 
     @abstractmethod
@@ -114,9 +114,13 @@ class Device(ABC):
 
     @abstractmethod
     def launch_all(
-        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any]
-    ) -> None:
-        """Enqueue several kernels in order, all of them or, where the driver fails, none more."""
+        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any],
+        then: Iterable[Any] = (),
+    ) -> None:  # fmt: skip
+        """Enqueue several kernels in order, all of them or, where the driver fails, none more.
+
+        `then` is gone through right afterwards, with nothing in between that Ctrl-C could stop.
+        """
 
     @abstractmethod
     def launch_timed(

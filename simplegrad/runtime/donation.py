@@ -69,8 +69,10 @@ class Watch:
             i for i, n in enumerate(order)
             if n.srcs and n.buffer is None and n not in values
         ]  # fmt: skip
-        self._between = _getter(between)
+        self._places, self._between = between, _getter(between)
         self._explained = [EXPLAINED + self.uses[i] for i in between]
+        self._known: dict[tuple[Any, ...], frozenset[int]] = {}
+        """By who names nodes in between from outside, and what leads to live leaves: `_read`."""
 
     def dying(
         self, order: Sequence[Node], kept: Sequence[Node], inputs: Sequence[tuple[int, int]],
@@ -94,14 +96,37 @@ class Watch:
                     found.append(number)
         if not found:
             return []
-        between = self._between(order)
-        seen = counts(between)
-        known = seen == self._explained
-        outside = [] if known else [
-            n for n, have, want in zip(between, seen, self._explained, strict=True) if have > want
-        ]  # fmt: skip
-        read = _read_later(outside, kept)
-        return [n for n in found if order[inputs[n][0]] not in read] if read else found
+        seen = counts(self._between(order))
+        outside = () if seen == self._explained else tuple([
+            i for i, have, want in zip(self._places, seen, self._explained, strict=True)
+            if have > want
+        ])  # fmt: skip
+        read = self._read(order, kept, outside)
+        return [n for n in found if inputs[n][0] not in read]
+
+    def _read(
+        self, order: Sequence[Node], kept: Sequence[Node], outside: tuple[int, ...]
+    ) -> frozenset[int]:
+        """Return the places whose value may be asked for later; loops ask the same every time."""
+        key = (outside, *[n.tracks and _leads(n) for n in order])
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            read = _read_later([order[i] for i in outside], kept)
+            found = frozenset([i for i, n in enumerate(order) if n in read])
+            self._known[key] = found
+        return found
+
+
+_MOST_KNOWN = 16
+
+
+def _leads(node: Node) -> bool | None:
+    """Return whether a leaf or value that tracks leads to a live leaf; None: its operands tell."""
+    if node.leaf is None and node.buffer is None:
+        return None
+    return live_leaf(node, set()) is not None
 
 
 def _getter(places: list[int]) -> Any:

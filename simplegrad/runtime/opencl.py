@@ -7,8 +7,8 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from typing import Any, NoReturn
 
 import numpy as np
@@ -174,13 +174,13 @@ class OpenCLDevice(Device):
         """Return a buffer for each of some sizes that `size_class` gave; raises `OutOfMemory`."""
         return self.pool.allocate_all(sizes)
 
-    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
+    def borrow(self, sizes: Sequence[int]) -> list[Any]:
         """Return memory for the launches of one plan; see `Pool.borrow`."""
         return self.pool.borrow(sizes)
 
-    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+    def restore(self) -> None:
         """Take back what `borrow` gave, once the launches are enqueued."""
-        self.pool.restore(raws, sizes)
+        self.pool.restore()
 
     def from_host(self, array: Any, dtype: DType) -> Buffer:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
@@ -305,15 +305,16 @@ class OpenCLDevice(Device):
         self._enqueue(self.queue, kernel, global_size, local_size)
 
     def launch_all(
-        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any]
-    ) -> None:
-        """Enqueue several kernels in order.
+        self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any],
+        then: Iterable[Any] = (),
+    ) -> None:  # fmt: skip
+        """Enqueue several kernels in order, then go through `then`.
 
         No bytecode runs in between, hence no signal handler: Ctrl-C comes before all or after all.
         """
         queues = repeat(self.queue)
         enqueued = map(self._enqueue, queues, kernels, global_sizes, local_sizes)
-        deque(enqueued, maxlen=0)
+        deque(chain(enqueued, then), maxlen=0)
 
     def launch_timed(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None

@@ -56,6 +56,7 @@ class Binding:
     def set_buffer(self, slot: int, raw: Any) -> None:
         """Set the arguments of a slot to the driver's memory."""
         if raw is not self.last[slot]:
+            self.last[slot] = None  # unknown, should Ctrl-C come in between
             for set_arg, i in self.users[slot]:
                 set_arg(i, raw)
             self.last[slot] = raw
@@ -74,6 +75,7 @@ class Binding:
             if value is before or (value == before != 0 and type(value) is type(before)):
                 continue
             number = scalar_argument(value, dtype)
+            last[slot] = None
             for set_number, i in self.users[slot]:
                 set_number(i, number)
             last[slot] = value
@@ -123,17 +125,19 @@ class Plan:
         self._pick = _picker([places[slot] for slot in program.results])
 
     def run(
-        self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = ()
-    ) -> Sequence[Any]:
+        self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = (),
+        into: Sequence[Node] = (),
+    ) -> Sequence[Any]:  # fmt: skip
         """Enqueue the launches over the leaves of `order`; return a buffer per target.
 
         Open profiles see them unless `counted` is false. `dying` are those of `heirs`, by number,
-        whose buffer nobody reads afterwards.
+        whose buffer nobody reads afterwards. `into` are the targets, if they are to have their
+        buffers: Ctrl-C leaves none of them with one, or all.
         """
         buffers = [order[i].buffer for _, i in self.leaves]
         with self.device.lock:
             self.binding.set_numbers(self.scalars, order)
-            return self._run(buffers, counted, tuple(dying))
+            return self._run(buffers, counted, tuple(dying), into)
 
     def replay(
         self, buffers: list[Any], numbers: Mapping[int, Node], changed: Sequence[int],
@@ -152,26 +156,25 @@ class Plan:
             binding.numbers_of = numbers
             return self._run(buffers, True, dying)
 
-    def _run(self, buffers: list[Any], counted: bool, dying: tuple[int, ...]) -> Sequence[Any]:
+    def _run(
+        self, buffers: list[Any], counted: bool, dying: tuple[int, ...], into: Sequence[Node] = ()
+    ) -> Sequence[Any]:
         """Enqueue the launches, whose numbers are set; the device's lock is held."""
         device, binding = self.device, self.binding
         lasting, passing = self._left.get(dying) or self._sizes_without(dying)
         made = device.allocate_all(lasting)
-        lent: tuple[list[Any], Sequence[int]] = ([], ())
         try:
-            lent = device.borrow(passing)
-            between = lent[0]
-            if dying:
-                between = list(between)
-                for heir in dying:
-                    leaf, cell = self.heirs[heir]
-                    if cell < self._lasting:
-                        made.insert(cell, buffers[leaf])
-                    else:
-                        between.insert(cell - self._lasting, buffers[leaf].raw)
+            between = device.borrow(passing)
+            for heir in dying:
+                leaf, cell = self.heirs[heir]
+                if cell < self._lasting:
+                    made.insert(cell, buffers[leaf])
+                else:
+                    between.insert(cell - self._lasting, buffers[leaf].raw)
             raws = [b.raw for b in (*buffers, *made)]
             raws += between
             if binding.sized_for is not self:
+                binding.sized_for = None
                 for kernel, i, extent in self._extents:
                     binding.setters[kernel](i, extent)
                 binding.sized_for = self
@@ -179,17 +182,21 @@ class Plan:
             which = list(map(id, raws))  # the binding keeps them alive
             if which != self._last:
                 changed = map(ne, which, self._last) if self._last else repeat(True)
+                self._last = []
                 for raw, slots in compress(zip(raws, self._slots, strict=True), changed):
                     for slot in slots:
                         binding.set_buffer(slot, raw)
                 self._last = which
+            found = self._pick([*buffers, *made])
+            given = map(setattr, into, repeat("buffer"), found)
             if counted and profile.profiling():
                 self._run_timed()
+                device.launch_all((), (), (), given)
             else:
-                device.launch_all(binding.kernels, self.sizes, self.groups)
+                device.launch_all(binding.kernels, self.sizes, self.groups, given)
         finally:
-            device.restore(*lent)
-        return self._pick([*buffers, *made])
+            device.restore()
+        return found
 
     def _sizes_without(self, dying: tuple[int, ...]) -> tuple[list[int], list[int]]:
         """Return the sizes of the cells to allocate: those with results, and those without."""

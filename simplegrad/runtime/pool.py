@@ -9,6 +9,9 @@ A buffer may die anywhere: in another thread, or by a garbage collection in the 
 of its own pool. Its death therefore waits for no lock: it lands in a queue, which whoever holds
 the pool's lock empties. Free lists are never removed once made, so that a collection between two
 steps of a method finds and leaves every list in its place.
+
+Python runs the handlers of signals, Ctrl-C among them, after calls and where loops turn. What
+leaves one list and enters another does so without a call in between, so that nothing is lost.
 """
 
 from __future__ import annotations
@@ -37,11 +40,17 @@ class Buffer:
 
     __slots__ = ("__weakref__", "nbytes", "pool", "raw")
 
-    def __init__(self, raw: Any, nbytes: int, pool: Pool) -> None:
-        self.raw, self.nbytes, self.pool = raw, nbytes, pool
+    def __init__(self, nbytes: int, pool: Pool) -> None:
+        self.raw: Any = None
+        """The driver's memory, put here by the pool."""
+        self.nbytes, self.pool = nbytes, pool
 
     def __del__(self) -> None:
-        self.pool._put_back(self.raw, self.nbytes)
+        try:
+            if self.raw is not None:
+                self.pool._put_back(self.raw, self.nbytes)
+        except AttributeError:
+            return  # Ctrl-C came before __init__
 
 
 class Pool:
@@ -64,6 +73,8 @@ class Pool:
         self._largest = largest
         self._free: dict[int, list[Any]] = {}
         self._dead: deque[tuple[Any, int]] = deque()
+        self._lent: list[tuple[Any, int]] = []
+        """What `borrow` gave and `restore` has not taken back."""
         self._lock = threading.RLock()
         self.held_bytes = self._used = self.peak_bytes = 0
 
@@ -76,8 +87,9 @@ class Pool:
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
-        raw, size = self._take_or_trim(self.size_class(nbytes))
-        return Buffer(raw, size, self)
+        buffer = Buffer(0, self)
+        buffer.raw, buffer.nbytes = self._take_or_trim(self.size_class(nbytes))
+        return buffer
 
     def size_class(self, nbytes: int) -> int:
         """Return the bytes that a buffer of `nbytes` takes: its class, or the driver's largest."""
@@ -95,49 +107,49 @@ class Pool:
                 raws = free.get(size)
                 if not raws:
                     break
+                buffer = Buffer(size, self)
+                buffer.raw = raws[-1]
+                del raws[-1]
                 self._used += size
-                buffers.append(Buffer(raws.pop(), size, self))
+                buffers += [buffer]
             if self._used > self.peak_bytes:
                 self.peak_bytes = self._used
         return [*buffers, *[self.allocate(size) for size in sizes[len(buffers) :]]]
 
-    def borrow(self, sizes: Sequence[int]) -> tuple[list[Any], Sequence[int]]:
-        """Return memory for a moment, as the driver's own objects, and its true sizes.
+    def borrow(self, sizes: Sequence[int]) -> list[Any]:
+        """Return memory for a moment, as the driver's own objects, one loan at a time.
 
-        Give both to `restore`. Raises `OutOfMemory` as `allocate` does.
+        It is lent until `restore`. Raises `OutOfMemory` as `allocate` does.
         """
-        raws: list[Any] = []
+        lent = self._lent
         with self._lock:
             if self._dead:
                 self._settle()
+            if lent:  # to a run that Ctrl-C ended
+                self.restore()
             free = self._free
             for size in sizes:
                 own = free.get(size)
                 if not own:
                     break
-                raws.append(own.pop())
-            self._used += sum(sizes[: len(raws)])
+                lent += [(own[-1], size)]
+                del own[-1]
+                self._used += size
             if self._used > self.peak_bytes:
                 self.peak_bytes = self._used
-        if len(raws) == len(sizes):
-            return raws, sizes
-        true = list(sizes[: len(raws)])
-        try:
-            for size in sizes[len(raws) :]:
-                raw, size = self._take_or_trim(size)
-                raws.append(raw)
-                true.append(size)
-        except BaseException:
-            self.restore(raws, true)
-            raise
-        return raws, true
+        for size in sizes[len(lent) :]:
+            lent += [self._take_or_trim(size)]
+        return [raw for raw, _ in lent]
 
-    def restore(self, raws: Sequence[Any], sizes: Sequence[int]) -> None:
+    def restore(self) -> None:
         """Take back what `borrow` gave; the next one gets the same, in the same order."""
+        lent = self._lent
         with self._lock:
-            for raw, size in zip(reversed(raws), reversed(sizes), strict=True):
-                self._free.setdefault(size, []).append(raw)
-            self._used -= sum(sizes)
+            while lent:
+                own = self._free.setdefault(lent[-1][1], [])
+                own += [lent[-1][0]]
+                self._used -= lent[-1][1]
+                del lent[-1]
             self._bound()
 
     def _take_or_trim(self, size: int) -> tuple[Any, int]:
@@ -159,7 +171,11 @@ class Pool:
                     if free := self._free.get(larger):
                         size = larger
                         break
-            raw = free.pop() if free else self._new(size)
+            if free:
+                raw = free[-1]
+                del free[-1]
+            else:
+                raw = self._new(size)
             in_use = self._used = self._used + size
             if in_use > self.peak_bytes:
                 self.peak_bytes = in_use
@@ -208,9 +224,11 @@ class Pool:
     def _settle(self) -> None:
         """Sort the memory of dead buffers into the free lists; the lock is held."""
         while self._dead:
-            raw, size = self._dead.popleft()
-            self._free.setdefault(size, []).append(raw)
+            raw, size = self._dead[0]
+            own = self._free.setdefault(size, [])
+            own += [raw]
             self._used -= size
+            del self._dead[0]
 
     def trim(self) -> int:
         """Give all free memory back to the driver; return how many bytes that was."""

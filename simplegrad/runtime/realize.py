@@ -45,8 +45,9 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
             if plan.watch is None:
                 plan.watch = Watch(order, kept)
             dying = plan.watch.dying(order, kept, plan.mortal, given)
-        for node, buffer in zip(kept, plan.run(order, dying=dying), strict=True):
-            node.buffer, node.device = buffer, device
+        for node in kept:
+            node.device = device
+        plan.run(order, dying=dying, into=kept)
         if recorded:
             recording.ran(plan, order, kept)
     else:

@@ -89,9 +89,8 @@ def number(make: Callable[[], int | float]) -> int | float:
     return live
 
 
-def effect(act: Callable[[], None]) -> None:
-    """Do something on the host that every call does, replays included."""
-    act()
+def repeat(act: Callable[[], None]) -> None:
+    """Let replays do on the host what this call does by itself."""
     if _open.recording is not None:
         _open.recording.actions.append(act)
 

@@ -332,12 +332,13 @@ class Core:
             node = detached(node)
         if node.leaf is not None or any(s.tracks for s in node.srcs):
             node = make(ops.RESHAPE, (node,), node.shape)
-        node.holders += 1
+        leaf = weakref.ref(self) if tracks else None
+        node.holders += 1  # from here on no call, hence no Ctrl-C
         self._node.holders -= 1
         self._node.leaf = None  # gradients of what was recorded before reach nobody
         self._node = node
         if tracks:
-            node.tracks, node.leaf = True, weakref.ref(self)
+            node.tracks, node.leaf = True, leaf
 
     # What it is ---------------------------------------------------------------------------------
 

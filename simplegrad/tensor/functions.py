@@ -90,6 +90,8 @@ def pow(a: Any, b: Any, /) -> Tensor:
 
 
 FUNCTIONS |= {"pow": pow, "power": named(pow, "power", pow.__doc__)}
+for _function in FUNCTIONS.values():
+    _function.__module__ = __name__.split(".", 1)[0]  # where pickle finds them
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:

@@ -36,11 +36,12 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
 
     The first calls of a signature (shapes, dtypes and devices of tensors, the structure of lists,
     tuples and dictionaries, all other values) run `function` and record it, until two in a row
-    agree; later ones replay. Tensors and NumPy arrays among the arguments arrive as untracked
-    tensors; take gradients with respect to them inside, by `grad`. Results are fresh tensors
-    without history. Tensors that the function reads from its surroundings are read anew by every
-    call, and what it writes there (an optimiser's parameters and state, a tensor put into an
-    attribute) is written by every call; random draws go on as without `jit`.
+    agree; later ones replay. On devices without plans (NumPy) every call runs it. Tensors and NumPy
+    arrays among the arguments arrive as untracked tensors; take gradients with respect to them
+    inside, by `grad`. Results are fresh tensors without history. Tensors that the function reads
+    from its surroundings are read anew by every call, and what it writes there (an optimiser's
+    parameters and state, a tensor put into an attribute) is written by every call; random draws go
+    on as without `jit`.
 
     A number, flag or list in the function's surroundings that changes between calls leads to a new
     recording. `JitError` is raised for what a replay could not repeat: a value read on the host
@@ -66,11 +67,13 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
                 result = before.replay(args, kwargs)
                 if result is not MISS:
                     return result
-        device = devices.current()
-        if recording.active() or not isinstance(device, OpenCLDevice):
+        if recording.active():
             return function(*args, **kwargs)
-        leaves: list[Any] = []
+        device, leaves = devices.current(), list[Any]()
         structure = _signature((args, kwargs), leaves)
+        if not isinstance(device, OpenCLDevice):  # nothing to replay, but arguments are the same
+            args, kwargs = _with_tensors((args, kwargs), map(detached, map(_node, leaves)))
+            return function(*args, **kwargs)
         key = (structure, mode.grad, settings.current(), device)
         entry = known.get(key)
         if entry is None:

@@ -16,6 +16,7 @@ from simplegrad.tensor.tensor import Tensor
 from simplegrad.tensor.views import concat
 
 concatenate = named(concat, "concatenate", concat.__doc__)
+concatenate.__module__ = __name__
 
 
 def _each(arrays: tuple[Any, ...], reshaped: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -202,6 +204,18 @@ def test_a_forked_child_is_told(cl_device: Any) -> None:
     assert os.waitpid(child, 0)[1] == 0
     cl_device.launch(kernel, (8,), None)  # the parent goes on
     assert (cl_device.to_host(buffer, dtypes.float32, (8,)) == 1).all()
+
+
+def test_a_spawned_child_computes(one_cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker of its own driver; tensors travel by value."""
+    x = Tensor([[1.0, -2.0], [3.0, 4.0]])
+    assert sg.relu(x).sum().item() == 8
+    monkeypatch.setenv("SIMPLEGRAD_DEVICE", one_cl_device.name)
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        got = pool.submit(sg.relu, x).result(timeout=60)
+        assert pool.submit(os.getpid).result() != os.getpid()
+    np.testing.assert_array_equal(got.numpy(), [[1, 0], [3, 4]])
+    np.testing.assert_array_equal((x + x).numpy(), [[2, -4], [6, 8]])  # the parent goes on
 
 
 def test_without_doubles_float64_is_an_error(

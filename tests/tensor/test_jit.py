@@ -273,6 +273,33 @@ def test_inside_another_and_on_other_devices() -> None:
         np.testing.assert_array_equal(inner(leaf()).numpy(), DATA * 2)
 
 
+def test_what_jit_promises_holds_on_numpy() -> None:
+    """Captured numbers, lists of arguments, earlier results, writes, branches; arguments alike."""
+    state: dict[str, Any] = {"n": 2.0, "flag": False}
+
+    @sg.jit
+    def work(xs: list[Any], array: Any) -> Tensor:
+        state["mean"] = state["mean"] * 0.5 + xs[0].mean(0)
+        total = (xs[0] * state["n"] + xs[1]) * array.sum()  # a method that arrays have too
+        return -total if state["flag"] else total.relu()
+
+    with sg.device("numpy"):
+        x, array, mean, results = Tensor(DATA), np.full(3, 2.0, np.float32), np.zeros(5), []
+        state["mean"] = leaf(mean)
+        for i in range(6):
+            state |= {"n": 1.0 + i, "flag": i % 2 == 1}
+            want = (DATA * (1.0 + i) + DATA * i) * 6
+            results.append((work([x, leaf(DATA * i)], array), -want if i % 2 else want.clip(0)))
+            mean = mean * 0.5 + DATA.mean(0)
+            np.testing.assert_allclose(state["mean"].numpy(), mean, rtol=1e-4, atol=1e-6)
+        for got, want in results:
+            np.testing.assert_allclose(got.numpy(), want, rtol=1e-5, atol=1e-5)
+            assert not got.requires_grad  # arguments arrive untracked, as on other devices
+        assert type(sg.jit(lambda a: a)(array)) is Tensor
+        with pytest.raises(sg.JitError, match="an argument of type set"):
+            sg.jit(lambda x: x)({1, 2})
+
+
 # What is refused ----------------------------------------------------------------------------------
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from simplegrad.compiler.ir.index import Div, Guard, Index, Mod, Var
@@ -25,18 +26,6 @@ Dependences = frozenset[Any]
 """Loop variables, and the numbers of reductions, that a value depends on."""
 
 
-def indices(value: Value) -> list[Index]:
-    """Return every index expression of one value."""
-    own = [value.index] if value.index is not None else []
-    return own + [g.index for g in value.guards]
-
-
-def children(value: Value) -> tuple[Value, ...]:
-    """Return the values read by one value, those inside its indices included."""
-    tokens = [t for index in indices(value) for t in index.tokens()]
-    return (*value.srcs, *tokens) if tokens else value.srcs
-
-
 def walk(
     roots: Iterable[Value], known: Callable[[Value], bool] = lambda _: False
 ) -> Iterator[Value]:
@@ -51,7 +40,7 @@ def walk(
             elif id(value) not in done and not known(value):
                 done.add(id(value))
                 stack.append((value, True))
-                stack.extend((c, False) for c in reversed(children(value)) if id(c) not in done)
+                stack.extend((c, False) for c in reversed(value.children) if id(c) not in done)
 
 
 def widest(kernel: Kernel) -> int:
@@ -68,6 +57,7 @@ def roots(kernel: Kernel) -> list[Value]:
     return own + [o.value for o in kernel.outputs] + stores
 
 
+@lru_cache(maxsize=8)  # asked for by every hole of a template
 def dependences(kernel: Kernel) -> dict[int, Dependences]:
     """Return what each value, by its id, depends on.
 
@@ -79,9 +69,9 @@ def dependences(kernel: Kernel) -> dict[int, Dependences]:
             found[id(value)] = frozenset((value.arg, *kernel.outer))
             continue
         deps: Dependences = frozenset()
-        for index in indices(value):
+        for index in value.indices:
             deps |= index.variables()
-        for child in children(value):
+        for child in value.children:
             deps |= found[id(child)]
         found[id(value)] = deps
     return found
@@ -151,7 +141,7 @@ def kept_values(
             return id(value) in chosen or cheap(value)
 
         again = [v for v in walk(stage_roots, known) if seen.get(id(v), number) < number]
-        inside = {id(c) for v in again for c in children(v)}
+        inside = {id(c) for v in again for c in v.children}
         for value in again:
             if id(value) not in inside and cost([value], cheap) >= 4:
                 kept.append((seen[id(value)], value))
@@ -169,7 +159,7 @@ def all_indices(kernel: Kernel) -> list[Index]:
     """Return every index expression of a kernel."""
     found = [o.index for o in kernel.outputs]
     for value in walk(roots(kernel)):
-        found += indices(value)
+        found += value.indices
     return found
 
 
@@ -280,6 +270,7 @@ def _vote(var: Var, index: Index, guards: tuple[Guard, ...], used: Dependences) 
     return -2 if stride else -1
 
 
+@lru_cache(maxsize=8)
 def int_type(kernel: Kernel) -> str:
     """Return the type of index arithmetic: int, unless a number may not fit."""
     sizes = [a.size for a in kernel.args]

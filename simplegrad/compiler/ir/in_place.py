@@ -8,7 +8,7 @@ writes it. A renderer that computes an element twice must not offer this.
 
 from __future__ import annotations
 
-from simplegrad.compiler.ir.axes import indices, walk
+from simplegrad.compiler.ir.axes import walk
 from simplegrad.compiler.ir.index import Index
 from simplegrad.compiler.ir.kernel import LOAD, Kernel, Output, Value
 
@@ -52,7 +52,7 @@ def _is_full(kernel: Kernel, output: Output) -> bool:
     """Whether an output has an element per point of the reduce axes too."""
     used = output.index.variables()
     for value in walk([output.value]):
-        for index in indices(value):
+        for index in value.indices:
             used |= index.variables()
     return not used.isdisjoint(kernel.reduce)
 

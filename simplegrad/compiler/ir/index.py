@@ -92,9 +92,12 @@ Atom = Var | Dyn | Div | Mod
 class Index:
     """``const + Σ coefficient·atom``, immutable; `low` and `high` bound its value."""
 
-    __slots__ = ("const", "high", "key", "low", "terms")
+    __slots__ = ("_tokens", "_variables", "const", "high", "key", "low", "terms")
     low: int
     high: int
+    _variables: frozenset[Var] | None
+    """What `variables` and `tokens` gave."""
+    _tokens: tuple[Any, ...] | None
 
     def __init__(self, terms: tuple[tuple[Atom, int], ...], const: int) -> None:
         self.terms, self.const = terms, const
@@ -103,7 +106,8 @@ class Index:
             low += c * (atom.low if c > 0 else atom.high)
             high += c * (atom.high if c > 0 else atom.low)
         self.low, self.high = low, high
-        self.key: Any = (const, tuple((a.order, c) for a, c in terms))
+        self.key: Any = (const, tuple([(a.order, c) for a, c in terms]))
+        self._variables = self._tokens = None
 
     @staticmethod
     def of(value: int | Atom) -> Index:
@@ -127,7 +131,10 @@ class Index:
     def __add__(self, other: Index | int) -> Index:
         if not isinstance(other, Index):
             return Index(self.terms, self.const + other) if other else self
-        return _sum(list(self.terms) + list(other.terms), self.const + other.const)
+        const = self.const + other.const
+        if self.terms and other.terms:
+            return _sum([*self.terms, *other.terms], const)
+        return Index(self.terms or other.terms, const)
 
     def __mul__(self, k: int) -> Index:
         if k == 1:
@@ -221,11 +228,15 @@ class Index:
 
     def variables(self) -> frozenset[Var]:
         """Return the loop variables that occur anywhere (not those behind a `Dyn`)."""
-        return frozenset(a for a in self.atoms() if isinstance(a, Var))
+        if self._variables is None:
+            self._variables = frozenset([a for a in self.atoms() if isinstance(a, Var)])
+        return self._variables
 
-    def tokens(self) -> list[Any]:
+    def tokens(self) -> tuple[Any, ...]:
         """Return the run-time values that occur anywhere."""
-        return [a.token for a in self.atoms() if isinstance(a, Dyn)]
+        if self._tokens is None:
+            self._tokens = tuple([a.token for a in self.atoms() if isinstance(a, Dyn)])
+        return self._tokens
 
     def coefficient(self, var: Var) -> int | None:
         """Return the stride along `var`; None where it occurs inside a division or remainder."""

@@ -14,6 +14,7 @@ values, full-level ones included, may read: softmax is two reductions and a full
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from simplegrad.compiler.ir.index import Guard, Index, Var
@@ -43,6 +44,18 @@ class Value:
     """LOAD, GUARD: conditions that must all hold; a LOAD gives `number` where one does not."""
     number: bool | int | float = 0
     """CONST: the number; LOAD: what stands outside the guards."""
+
+    @cached_property
+    def indices(self) -> tuple[Index, ...]:
+        """Every index expression of this value."""
+        own = () if self.index is None else (self.index,)
+        return (*own, *[g.index for g in self.guards]) if self.guards else own
+
+    @cached_property
+    def children(self) -> tuple[Value, ...]:
+        """The values that it reads, those inside its indices included."""
+        tokens = [t for index in self.indices for t in index.tokens()]
+        return (*self.srcs, *tokens) if tokens else self.srcs
 
 
 @dataclass(frozen=True, eq=False)

@@ -496,8 +496,13 @@ def function(count: int, results: Iterable[str]) -> Callable[..., tuple[Any, ...
     return made
 
 
-SIZE = re.compile(r"\bsym_(\d+)_")
+_SIZE = re.compile(r"\bsym_(\d+)_")
 """The C name of a number that is known only when the kernel runs."""
+
+
+def renamed(text: str, name: Callable[[str], str]) -> str:
+    """Return a text with the C names of such numbers replaced by what `name` makes of each."""
+    return _SIZE.sub(lambda match: name(match.group(0)), text) if "sym_" in text else text
 
 
 def size_named(name: str) -> int:
@@ -510,7 +515,7 @@ def names_in(texts: Iterable[str]) -> Iterator[str]:
     """Yield the C names of numbers in the order in which they first stand in some texts."""
     found: dict[str, None] = {}
     for text in texts:
-        for match in SIZE.finditer(text):
+        for match in _SIZE.finditer(text) if "sym_" in text else ():
             if match.group(0) not in found:
                 found[match.group(0)] = None
                 yield match.group(0)

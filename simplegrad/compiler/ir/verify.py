@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from simplegrad import ops
-from simplegrad.compiler.ir.axes import dependences, indices, roots, walk
+from simplegrad.compiler.ir.axes import dependences, roots, walk
 from simplegrad.compiler.ir.index import Atom, Div, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.ir.kernel import (
     APPLY,
@@ -84,7 +84,7 @@ class _Checker:
 
     def value(self, value: Value) -> None:
         """Check one value whose operands have been checked."""
-        for index in indices(value):
+        for index in value.indices:
             self._bound(index)
         dtype = self._dtype(value)
         if dtype is not value.dtype:

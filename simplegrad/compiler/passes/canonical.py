@@ -92,7 +92,7 @@ def _expand(node: Node, pieces: list[Node]) -> Node:
         result = build.reshape(result, node.shape)  # of no elements, with any other extents
     else:
         return node
-    for new in topological([result]):
+    for new in topological([result], ends={id(s) for s in node.srcs}):
         if new.line is None and new.srcs:
             new.line = node.line
     return result

@@ -13,7 +13,7 @@ from typing import Any
 
 from simplegrad import ops
 from simplegrad.compiler.ir.axes import choose_lane, dependences
-from simplegrad.compiler.ir.index import Div, Dyn, Index, Mod, Var, flatten
+from simplegrad.compiler.ir.index import Div, Dyn, Guard, Index, Mod, Var, flatten
 from simplegrad.compiler.ir.kernel import (
     INDEX,
     LOAD,
@@ -163,10 +163,10 @@ class Rewriter:
     def _rebuild(self, value: Value) -> Value:
         srcs = tuple([self.value(s) for s in value.srcs])
         index = None if value.index is None else self.index(value.index)
-        guards = tuple(replace(g, index=self.index(g.index)) for g in value.guards)
+        guards = tuple([Guard(self.index(g.index), g.low, g.high) for g in value.guards])
         if srcs == value.srcs and index == value.index and guards == value.guards:
             return value
-        guards = tuple(g for g in guards if not g.always)
+        guards = tuple([g for g in guards if not g.always])
         return replace(value, srcs=srcs, index=index, guards=guards)
 
     def kernel(self, kernel: Kernel, outer: tuple[Var, ...], reduce: tuple[Var, ...]) -> Kernel:

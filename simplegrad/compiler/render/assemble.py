@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from simplegrad.compiler.ir.symbolic import SIZE, size_named
+from simplegrad.compiler.ir.symbolic import renamed, size_named
 from simplegrad.compiler.render.access import parameter
 from simplegrad.compiler.render.emit import Body
 from simplegrad.compiler.tiles import Tile
@@ -118,11 +118,9 @@ class _Sizes:
 
     def named(self, text: str, ctype: str) -> str:
         """Return a text with its sizes named; `ctype` is the type that it computes them in."""
-
-        def name(match: re.Match[str]) -> str:
-            return self._names.setdefault((match.group(0), ctype), f"size{len(self._names)}")
-
-        return SIZE.sub(name, text)
+        return renamed(
+            text, lambda name: self._names.setdefault((name, ctype), f"size{len(self._names)}")
+        )
 
     def parameters(self) -> list[str]:
         """Return the declarations, in order."""
@@ -145,7 +143,7 @@ def _placed(body: Body, names: list[str], first: int, alone: bool, sizes: _Sizes
     start, last = (sizes.named(str(n), "int") for n in (first, first + body.groups))
     if first:
         id_line = f"const int id = (int)get_group_id(0) - {start};"
-    lines = [id_line, *[re.sub(r"\$(\d+)", named, line) for line in body.lines]]
+    lines = [id_line, *[re.sub(r"\$(\d+)", named, x) if "$" in x else x for x in body.lines]]
     lines = [sizes.named(line, body.index_type) for line in lines]
     if alone:
         return ["  " + line for line in lines]

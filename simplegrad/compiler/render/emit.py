@@ -13,10 +13,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from simplegrad import settings
-from simplegrad.compiler.ir.axes import all_indices, children, dependences, int_type
+from simplegrad.compiler.ir.axes import all_indices, dependences, int_type
 from simplegrad.compiler.ir.in_place import Pairs
 from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
 from simplegrad.compiler.ir.kernel import (
@@ -125,7 +126,8 @@ class Emitter:
         self.given: dict[int, str] = {}
         """The texts of the numbers that a template brings."""
         axes = (*kernel.outer, *kernel.reduce)
-        self._scopes = [_Scope("", dict.fromkeys(_all_variables(kernel) - set(axes), ("0", 1)))]
+        free = _all_variables(kernel).difference(axes)
+        self._scopes = [_Scope("", dict.fromkeys(free, ("0", 1)))]
         self._names: dict[Var, str] = {}
         self._counter = 0
         for var in axes:
@@ -133,9 +135,8 @@ class Emitter:
 
     def _name_variable(self, var: Var) -> None:
         name = base = re.sub(r"\W", "_", var.name) or "i"
-        taken = set(self._names.values()) | _RESERVED
-        number = 0
-        while name in taken or not name[0].isalpha():
+        taken, number = self._names.values(), 0
+        while name in taken or name in _RESERVED or not name[0].isalpha():
             number, name = number + 1, f"i{number}{base}"
         self._names[var] = name
 
@@ -208,7 +209,7 @@ class Emitter:
             elif self._known(value) is None:
                 stack.append((value, True))
                 if id(value) not in self.arrays:
-                    stack.extend((c, False) for c in reversed(children(value)))
+                    stack.extend((c, False) for c in reversed(value.children))
         return self._operand(root, lanes)
 
     def _known(self, value: Value) -> str | None:
@@ -509,5 +510,6 @@ class Emitter:
 _BFLOAT16_LOAD = "#define SG_BFLOAT16(x) as_float((uint)(x) << 16)"
 
 
-def _all_variables(kernel: Kernel) -> set[Var]:
-    return {v for index in all_indices(kernel) for v in index.variables()}
+@lru_cache(maxsize=8)
+def _all_variables(kernel: Kernel) -> frozenset[Var]:
+    return frozenset(v for index in all_indices(kernel) for v in index.variables())

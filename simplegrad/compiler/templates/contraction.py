@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 
 from simplegrad import ops
 from simplegrad.compiler import tiles
 from simplegrad.compiler.ir import in_place
-from simplegrad.compiler.ir.axes import dependences, indices, walk
+from simplegrad.compiler.ir.axes import dependences, walk
 from simplegrad.compiler.ir.index import Guard, Index, Var
 from simplegrad.compiler.ir.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
 from simplegrad.compiler.ir.symbolic import estimate, less, symbolic, within
@@ -58,6 +58,7 @@ class Product:
     score: float = 0.0
 
 
+@lru_cache(maxsize=4)  # a kernel is asked for its parts, then for its text
 def match(kernel: Kernel, target: Target) -> Product | None:
     """Return the kernel as a matrix product, or None where generated loops serve it better."""
     if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM:
@@ -181,7 +182,7 @@ def _grouped(
 
 def _expressions(value: Value) -> list[Index]:
     """Return what the loads behind a value compute with loop variables."""
-    return [index for v in walk([value]) for index in indices(v)]
+    return [index for v in walk([value]) for index in v.indices]
 
 
 def _mergeable_tail(axes: list[Var], expressions: list[Index]) -> list[Var]:

@@ -79,6 +79,9 @@ def _spread(var: Var, parts: Sequence[Var], changes: dict[Var, Index]) -> None:
         rest = rest // part.extent
 
 
+_ARGUMENT = re.compile(r"\$(\d+)")
+
+
 @dataclass(frozen=True)
 class _Function:
     """What fills a hole; every function takes all parameters of the kernel before its own."""
@@ -188,7 +191,7 @@ class Holes:
         self.helpers.update(emitter.helpers)
         self.ctype = emitter.int_type
         lines = [*emitter.finish(), *([last] if last else [])]
-        lines = [re.sub(r"\$(\d+)", self._argument, line) for line in lines]
+        lines = [_ARGUMENT.sub(self._argument, line) if "$" in line else line for line in lines]
         own = [f"{emitter.int_type} {v}" for v in along] + ([given] if given else [])
         brought = [re.split(r"\W+", g)[-1] for g in given.split(", ")] if given else []
         self.functions.append(_Function(hole, ctype, own, [*along, *brought], lines))

@@ -17,7 +17,7 @@ from functools import lru_cache
 from simplegrad.compiler.ir.symbolic import ceil_div, estimate, symbolic
 from simplegrad.compiler.target import Target, Winner
 from simplegrad.compiler.tiles import contraction, others
-from simplegrad.compiler.tiles.recipes import Recipe, Shape, Tile
+from simplegrad.compiler.tiles.recipes import Choices, Recipe, Shape, Tile
 
 __all__ = ["Shape", "Tile", "candidates", "choose", "combined", "shape_class"]
 
@@ -26,15 +26,18 @@ def candidates(shape: Shape, target: Target) -> list[Tile]:
     """Return the tiles worth measuring, no two of them alike; the first is the default."""
     choices, _ = _TEMPLATES[shape.template]
     offered = choices(shape, target)
-    base: Recipe = {}
-    for choice in offered:
-        base |= choice[0]
+    base = _guess(offered)
     found: list[Tile] = []
     for recipe in [base, *[{**base, **other} for choice in offered for other in choice[1:]]]:
         tile = _fitted(recipe, shape, target)
         if all(tile.parameters != known.parameters for known in found):
             found.append(tile)
     return found
+
+
+def _guess(offered: Choices) -> Recipe:
+    """Return the first of every choice."""
+    return {name: number for choice in offered for name, number in choice[0].items()}
 
 
 def combined(default: Tile, better: Sequence[str], target: Target) -> Tile | None:
@@ -62,15 +65,20 @@ def choose(shape: Shape, target: Target) -> Tile:
     if any(map(symbolic, shape.extents)):
         tile = choose(replace(shape, extents=tuple(map(estimate, shape.extents))), target)
         return replace(tile, groups=_groups(tile, shape.extents))
-    default = candidates(shape, target)[0]
+    return _chosen(shape, target)
+
+
+@lru_cache(maxsize=256)
+def _chosen(shape: Shape, target: Target) -> Tile:
+    choices, _ = _TEMPLATES[shape.template]
+    offered = choices(shape, target)
+    default = _fitted(_guess(offered), shape, target)
     winner = _winners(target.tuned).get(shape_class(shape))
     if winner is None:
         return default
     if winner.recipe == default.recipe:
         return replace(default, why=f"tuned on {winner.date}: no candidate was clearly faster")
     recipe = _parsed(winner.recipe)
-    choices, _ = _TEMPLATES[shape.template]
-    offered = choices(shape, target)
     if recipe.keys() != {name for choice in offered for name in choice[0]} or not all(
         any(other.items() <= recipe.items() for other in choice) for choice in offered
     ):

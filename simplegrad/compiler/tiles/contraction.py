@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from simplegrad.compiler.target import Target
 from simplegrad.compiler.tiles.recipes import Choices, Fitted, Recipe, Shape, Templates, each, up
@@ -41,8 +41,7 @@ def _parts(recipe: Recipe, shape: Shape, whole: int, target: Target) -> int:
 # Contraction on CPUs ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Blocks:
+class _Blocks(NamedTuple):
     """How a product is cut into tiles, and what that should cost in vector operations."""
 
     rows: int
@@ -105,7 +104,6 @@ def _blocks(recipe: Recipe, shape: Shape, target: Target) -> _Blocks:
     each = (1 + (mr + nv) / (4 * mr * nv)) * depth / target.vector_width
 
     def cut(rows: int, columns: int) -> _Blocks:
-        rows, columns = up(-(-m // rows), mr), up(-(-n // columns), nr)
         tiles = batch * parts * -(-m // rows) * -(-n // columns)
         tile = rows * columns * each
         tile += (rows * in_a + columns * in_b) * depth / target.vector_width
@@ -114,8 +112,8 @@ def _blocks(recipe: Recipe, shape: Shape, target: Target) -> _Blocks:
 
     found = [
         cut(rows, columns)
-        for rows in _numbers_of_blocks(m, most_rows)
-        for columns in _numbers_of_blocks(n, most_columns)
+        for rows in _block_sizes(m, most_rows, mr)
+        for columns in _block_sizes(n, most_columns, nr)
     ]
     return min(found, key=lambda blocks: blocks.cost)
 
@@ -124,10 +122,11 @@ _PACKED_A, _PACKED_B = (24.0, 6.0, 6.0), (24.0, 10.0, 6.0)
 """Cost of packing an element, by A_UNIT and B_UNIT, beside a product of two elements."""
 
 
-def _numbers_of_blocks(extent: int, most: int) -> list[int]:
-    """Return into how many blocks of at most `most` an extent may be cut."""
+def _block_sizes(extent: int, most: int, step: int) -> list[int]:
+    """Return sizes of equal blocks, multiples of `step`, that an extent may be cut into."""
     first = max(-(-extent // most), 1)
-    return [first, first + 1, first + 2, first + 3, 2 * first, 4 * first, 8 * first]
+    numbers = (first, first + 1, first + 2, first + 3, 2 * first, 4 * first, 8 * first)
+    return list(dict.fromkeys([up(-(-extent // number), step) for number in numbers]))
 
 
 def _dot_choices(shape: Shape, target: Target) -> Choices:
