@@ -16,6 +16,8 @@ CASES = {
     "padded": ((4, 8, 16, 16), (12, 8, 3, 3), {"padding": 1}),
     "unpadded": ((2, 5, 20, 64), (6, 5, 3, 3), {}),
     "short lines": ((8, 16, 7, 7), (24, 16, 3, 3), {"padding": 1}),
+    "lines of four": ((16, 8, 4, 4), (12, 8, 3, 3), {"padding": 1}),
+    "of each channel": ((2, 8, 16, 18), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
     "strided": ((4, 8, 17, 19), (16, 8, 3, 3), {"padding": 1, "stride": 2}),
     "dilated": ((3, 8, 20, 21), (16, 8, 3, 3), {"padding": 2, "dilation": 2}),
     "grouped": ((4, 8, 16, 18), (16, 4, 3, 3), {"padding": 1, "groups": 2}),
