@@ -86,7 +86,14 @@
 #define SPLIT_K 1     // parts of k summed apart, each stored by STORE_PART; 1: STORE
 #endif
 // M_RUN, N_RUN and K_RUN, where defined, say that an axis is made of runs of so many positions,
-// as the pixels of an image are of its lines: vectors are asked for inside a run only.
+// as the pixels of an image are of its lines: vectors are asked for inside a run only. Where it
+// has no room for VW lanes, there are shorter vectors, of A_SHORT and B_SHORT lanes.
+#ifndef A_SHORT
+#define A_SHORT VW
+#endif
+#ifndef B_SHORT
+#define B_SHORT VW
+#endif
 #ifdef M_RUN
 #define M_INSIDE(m) ((m) % M_RUN + VW <= M_RUN)
 #else
@@ -97,11 +104,9 @@
 #else
 #define N_INSIDE(n) 1
 #endif
-#ifdef K_RUN
-#define K_INSIDE(k) ((k) % K_RUN + VW <= K_RUN)
-#else
-#define K_INSIDE(k) 1
-#endif
+// Lanes of the longest vector that `room` positions of a run take.
+#define LANES(run, short_lanes, room) \
+    ((run) >= VW && (room) >= VW ? VW : (room) >= (short_lanes) ? (short_lanes) : 1)
 #ifndef TILES_PER_ITEM
 #define TILES_PER_ITEM 1 // consecutive tiles a work-item computes; more for tiny batched ones
 #endif
@@ -123,6 +128,10 @@ typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 #define VEC_GLOBAL(p) (*(__global unaligned_v *)(p))
 #define VEC_CONST(p) (*(__global const unaligned_v *)(p))
 #define VEC_PRIVATE(p) (*(unaligned_v *)(p))
+typedef JOIN(ACC_T, A_SHORT) unaligned_a __attribute__((aligned(sizeof(ACC_T))));
+typedef JOIN(ACC_T, B_SHORT) unaligned_b __attribute__((aligned(sizeof(ACC_T))));
+#define SHORT_A(p) (*(unaligned_a *)(p))
+#define SHORT_B(p) (*(unaligned_b *)(p))
 #define LESSER(x, y) ((x) < (y) ? (x) : (y))
 
 // ---- Holes ----------------------------------------------------------------------------------
@@ -151,6 +160,13 @@ typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
 #endif
 #ifndef LOAD_B_V
 #define LOAD_B_V(b, k, n) VEC_CONST(&LOAD_B(b, k, n))
+#endif
+// The same of A_SHORT and B_SHORT elements.
+#ifndef LOAD_A_SHORT
+#define LOAD_A_SHORT(b, m, k) LOAD_A_V(b, m, k)
+#endif
+#ifndef LOAD_B_SHORT
+#define LOAD_B_SHORT(b, k, n) LOAD_B_V(b, k, n)
 #endif
 // Statements that take the finished sum; STORE_V takes VW consecutive n.
 #ifndef STORE
@@ -237,8 +253,22 @@ void KERNEL_NAME(PARAMS)
             for (int m = 0; m < rows; ++m) {
                 for (int k = 0, step; k < depth; k += step) {
                     step = 1;
-#if A_UNIT == 1
-                    if (k + VW <= depth && K_INSIDE(k0 + k)) {
+#if A_UNIT == 1 && defined(K_RUN)
+                    const int before = LESSER((k0 + k) % K_RUN, k);
+                    const int left = LESSER(K_RUN - (k0 + k) % K_RUN, depth - k);
+                    const int lanes = LANES(K_RUN, A_SHORT, before + left);
+                    step = LESSER(left, lanes);
+                    const int at = k + step - lanes;
+                    if (lanes == VW) {
+                        VEC_PRIVATE(a_block + A_AT(m, at)) = LOAD_A_V(b, m0 + m, k0 + at);
+                        continue;
+                    }
+                    if (lanes == A_SHORT) {
+                        SHORT_A(a_block + A_AT(m, at)) = LOAD_A_SHORT(b, m0 + m, k0 + at);
+                        continue;
+                    }
+#elif A_UNIT == 1
+                    if (k + VW <= depth) {
                         step = VW;
                         VEC_PRIVATE(a_block + A_AT(m, k)) = LOAD_A_V(b, m0 + m, k0 + k);
                         continue;
@@ -258,32 +288,79 @@ void KERNEL_NAME(PARAMS)
                 const int width = LESSER(NR, N - n1);
 
                 // ---- pack B: b_panel[k][n] = B(b, k0+k, n1+n)
+#if B_UNIT == 2 && defined(N_RUN)
+                int whole = width == NR;
+                for (int v = 0; v < NV; ++v)
+                    whole = whole && N_INSIDE(n1 + v * VW);
+                for (int k = 0; whole && k < depth; ++k) {
+                    #pragma unroll
+                    for (int v = 0; v < NV; ++v)
+                        b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
+                }
+                // Run by run: the last vector is moved back to end where the run, or panel, does.
+                for (int n = 0, step; !whole && n < width; n += step) {
+                    const int before = LESSER((n1 + n) % N_RUN, n);
+                    const int left = LESSER(N_RUN - (n1 + n) % N_RUN, width - n);
+                    const int room = before + left;
+                    const int lanes = LANES(N_RUN, B_SHORT, room);
+                    step = LESSER(left, lanes);
+                    const int at = n + step - lanes;
+                    if (lanes == VW) {
+                        for (int k = 0; k < depth; ++k)
+                            VEC_PRIVATE(b_lanes + k * NR + at) = LOAD_B_V(b, k0 + k, n1 + at);
+                    } else if (lanes == B_SHORT) {
+                        for (int k = 0; k < depth; ++k)
+                            SHORT_B(b_lanes + k * NR + at) = LOAD_B_SHORT(b, k0 + k, n1 + at);
+                    } else {
+                        for (int k = 0; k < depth; ++k)
+                            b_lanes[k * NR + at] = LOAD_B(b, k0 + k, n1 + at);
+                    }
+                }
+                for (int k = 0; width < NR && k < depth; ++k)
+                    for (int n = width; n < NR; ++n)
+                        b_lanes[k * NR + n] = 0;
+#else
                 for (int k = 0, step; k < depth; k += step) {
                     step = 1;
 #if B_UNIT == 2
                     if (width == NR) {
                         #pragma unroll
-                        for (int v = 0; v < NV; ++v) {
-                            if (N_INSIDE(n1 + v * VW)) {
-                                b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
-                            } else {
-                                for (int n = v * VW; n < v * VW + VW; ++n)
-                                    b_lanes[k * NR + n] = LOAD_B(b, k0 + k, n1 + n);
-                            }
-                        }
+                        for (int v = 0; v < NV; ++v)
+                            b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
                         continue;
                     }
 #elif B_UNIT == 1
+                    int at = k, lanes = width == NR && k + VW <= depth ? VW : 1;
+                    step = lanes;
+#ifdef K_RUN
+                    const int before = LESSER((k0 + k) % K_RUN, k);
+                    const int left = LESSER(K_RUN - (k0 + k) % K_RUN, depth - k);
+                    lanes = LANES(width == NR ? K_RUN : 0, B_SHORT, before + left);
+                    step = LESSER(left, lanes);
+                    at = k + step - lanes;
+                    if (lanes == B_SHORT) {
+                        for (int n = 0; n < NR; ++n) {
+                            ACC_T x[B_SHORT];
+                            SHORT_B(x) = 0;
+                            if (n < width)
+                                SHORT_B(x) = LOAD_B_SHORT(b, k0 + at, n1 + n);
+                            #pragma unroll
+                            for (int i = 0; i < B_SHORT; ++i)
+                                b_lanes[(at + i) * NR + n] = x[i];
+                        }
+                        continue;
+                    }
+#endif
                     // VW x VW blocks, transposed in registers: interleaving the rows' upper half
                     // with their lower half rotates the bits of (row, lane) by one; log2(VW)
                     // times exchanges row and lane.
-                    if (width == NR && k + VW <= depth && K_INSIDE(k0 + k)) {
+                    if (lanes == VW) {
                         for (int v = 0; v < NV; ++v) {
                             ACC_V x[VW];
                             ACC_V y[VW];
                             #pragma unroll
                             for (int i = 0; i < VW; ++i)
-                                x[i] = LOAD_B_V(b, k0 + k, n1 + v * VW + i);
+                                x[i] = LOAD_B_V(b, k0 + at, n1 + v * VW + i);
                             #pragma unroll
                             for (int bits = 1; bits < VW; bits *= 2) {
                                 #pragma unroll
@@ -299,15 +376,15 @@ void KERNEL_NAME(PARAMS)
                             }
                             #pragma unroll
                             for (int i = 0; i < VW; ++i)
-                                b_panel[(k + i) * NV + v] = x[i];
+                                b_panel[(at + i) * NV + v] = x[i];
                         }
-                        step = VW;
                         continue;
                     }
 #endif
                     for (int n = 0; n < NR; ++n)
                         b_lanes[k * NR + n] = n < width ? LOAD_B(b, k0 + k, n1 + n) : 0;
                 }
+#endif
 
                 for (int m = 0; m < rows; m += MR) {
                     ACC_V *parked = c_block + (panel * MB + m) * NV;

@@ -194,6 +194,7 @@ def render(kernel: Kernel, target: Target) -> Body:
         body = scatter.render(sent, target)
     if body is not None and body.origin not in target.distrusted:
         return body
+    kernel = contraction.guarded_factor(kernel)
     return cpu.render(kernel, target) if target.family == "cpu" else gpu.render(kernel, target)
 
 

@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 
 import simplegrad as sg
-from simplegrad import Tensor
+from simplegrad import Tensor, settings
+from simplegrad.runtime import lookup
 
 # (images, weights, options): lines of 62 and 7 end inside a vector, 16 do not; a long k is cut.
 CASES = {
     "padded": ((4, 8, 16, 16), (12, 8, 3, 3), {"padding": 1}),
     "unpadded": ((2, 5, 20, 64), (6, 5, 3, 3), {}),
     "short lines": ((8, 16, 7, 7), (24, 16, 3, 3), {"padding": 1}),
+    "lines of four": ((16, 8, 4, 4), (12, 8, 3, 3), {"padding": 1}),
+    "of each channel": ((2, 8, 16, 18), (8, 1, 3, 3), {"padding": 1, "groups": 8}),
     "strided": ((4, 8, 17, 19), (16, 8, 3, 3), {"padding": 1, "stride": 2}),
     "dilated": ((3, 8, 20, 21), (16, 8, 3, 3), {"padding": 2, "dilation": 2}),
     "grouped": ((4, 8, 16, 18), (16, 4, 3, 3), {"padding": 1, "groups": 2}),
@@ -113,3 +116,33 @@ def test_sums_that_somebody_reads_are_not_joined(cl_device: Any) -> None:
         sums = np.asarray(padded.window_view((3, 3), 1).sum(axis=(-2, -1)).detach())
     np.testing.assert_allclose(np.asarray(inner.detach()), np.asarray(want.detach()), rtol=1e-5)
     np.testing.assert_allclose(np.asarray(outer.detach()), sums, rtol=1e-4, atol=1e-5)
+
+
+def _tiles(leaf: str, *shapes: tuple[int, ...]) -> tuple[list[str], list[str]]:
+    """Return the tiles, and the lines, that a convolution's gradient is computed in."""
+    rng = np.random.default_rng(0)
+    x, w = (Tensor(rng.standard_normal(s)) for s in shapes)
+    y = x.conv2d(w, padding=1)
+    y.backward(Tensor(rng.standard_normal(y.shape), requires_grad=False))
+    with sg.Profile() as p:
+        sg.realize({"x": x, "w": w}[leaf].grad)
+    assert lookup.last.used is not None
+    bodies = [launch.source for launch in lookup.last.used.plan.program.launches]
+    assert len(bodies) == p.launches
+    text = "\n".join(b.text for b in bodies).split("\n")
+    return [n for n in text if n.startswith("#define") and "_UNIT" in n], text
+
+
+@pytest.mark.parametrize("leaf", ["x", "w"])
+def test_images_of_another_size_are_read_in_the_same_vectors(leaf: str, one_cl_device: Any) -> None:
+    """Lines and pixels are no parameters, whatever sizes there were before; batches are."""
+    lookup.forget()
+    with settings.override(cache=False):
+        first, _ = _tiles(leaf, (4, 32, 32, 32), (32, 32, 3, 3))
+        second, _ = _tiles(leaf, (4, 16, 28, 28), (24, 16, 3, 3))
+        _tiles(leaf, (3, 16, 28, 28), (24, 16, 3, 3))
+        with sg.Profile() as p:
+            third, text = _tiles(leaf, (7, 16, 28, 28), (24, 16, 3, 3))
+    assert first == second == third
+    assert any("N_RUN 28" in n or "K_RUN 28" in n for n in text)
+    assert p.compiles == 0

@@ -45,7 +45,7 @@ from simplegrad.compiler.render.ctext import (
     vector,
 )
 from simplegrad.compiler.tiles import Tile
-from simplegrad.dtypes import DType, bfloat16, float16
+from simplegrad.dtypes import DType, bfloat16, float16, width
 from simplegrad.ops import CAST
 
 # Names of a loop variable that would hide something else in the generated text.
@@ -376,40 +376,80 @@ class Emitter:
             if tests:
                 text = f"{tests} ? {text} : {constant(value.number, value.dtype)}"
             return self._temporary(scope, base, value.dtype, 1, text)
-        if None in strides or stride not in (1, -1):
+        if None in strides or stride not in (1, -1, 2):
             return self._lane_load(scope, value, lanes)
-        low = value.index if stride == 1 else value.index + -(lanes - 1)
-        text = read(arg.dtype, name, self.index(low), lanes)
+        text = self._neighbours(value, stride, lanes)
         if arg.dtype is not float16:  # that one has its own loads
             self.helpers[unaligned(arg.dtype.storage, lanes)] = None
-        if stride == -1:
-            text = f"({text}).s" + "".join(n[1] for n in reversed(lane_names(lanes)))
-        if not value.guards:
+        if not value.guards and not self._room(value, lanes):
             return self._temporary(scope, base, value.dtype, lanes, text)
         return self._guarded_load(scope, value, lanes, text)
 
+    def _neighbours(self, value: Value, stride: int, lanes: int) -> str:
+        """Return what reads a vector of neighbours, in either order, or of every other element."""
+        arg, name = self.args[value.arg], f"${value.arg}"
+        assert value.index is not None, value
+        low = value.index if stride > 0 else value.index + -(lanes - 1)
+        text = read(arg.dtype, name, self.index(low), lanes)
+        if stride == -1:
+            return f"({text}).s" + "".join(n[1] for n in reversed(lane_names(lanes)))
+        if stride == 1:
+            return text
+        more = read(arg.dtype, name, self.index(value.index + lanes), lanes)
+        return f"({vector(value.dtype.compute, lanes)})(({text}).even, ({more}).even)"
+
+    def _room(self, value: Value, lanes: int) -> list[str]:
+        """Return when every other element may be read, and with the last its neighbour."""
+        assert value.index is not None, value
+        if self._affine(value.index) != 2:
+            return []
+        return self.conditions([self._in_buffer(value, value.index.low, lanes)])
+
+    def _in_buffer(self, value: Value, low: int, lanes: int) -> Guard:
+        """Say that a vector stands in its buffer, which begins at or below `low`."""
+        assert value.index is not None, value
+        stride = self._affine(value.index) or 1
+        return Guard(value.index, low, self.args[value.arg].size - stride * lanes + 1)
+
     def _guarded_load(self, scope: _Scope, value: Value, lanes: int, inside: str) -> str:
-        """Load a vector where all lanes are inside the guards, else lane by lane."""
+        """Load a vector where all lanes are inside the guards, else what is inside of it."""
         common = [g for g in value.guards if self._affine(g.index) == 0]
         moving = [g for g in value.guards if self._affine(g.index) != 0]
-        tests = self.conditions(common)
+        tests, room = self.conditions(common), self._room(value, lanes)
         # The index moves one way along the lanes, so the first and the last lane bound it.
-        ends = self.conditions(moving, "0") + self.conditions(moving, str(lanes - 1))
+        ends = self.conditions(moving, "0") + self.conditions(moving, str(lanes - 1)) + room
         name, ctype = self.fresh("loaded"), vector(value.dtype.compute, lanes)
         outside = splat(constant(value.number, value.dtype), value.dtype.compute, lanes)
         scope.lines.append(f"{ctype} {name} = {outside};")
         scope.lines.append(f"if ({' && '.join([*tests, *dict.fromkeys(ends)])}) {name} = {inside};")
-        if moving:
+        if moving or room:
             for guard in moving:  # past these no lane is inside
                 ways = ("0", str(lanes - 1))[:: 1 if (self._affine(guard.index) or 0) < 0 else -1]
                 tests += self.conditions([guard], *ways)
             scope.lines.append(f"else if ({' && '.join(tests)}) {{" if tests else "else {")
-            inner = _Scope("", {})
-            array = self._lane_load(inner, value, lanes, moving)
-            scope.lines.extend("  " + text for text in inner.lines)
-            scope.lines.append(f"  {name} = {array};")
+            inner = self._border(value, lanes, moving, name, inside)
+            scope.lines.extend("  " + text for text in inner)
             scope.lines.append("}")
         return name
+
+    def _border(
+        self, value: Value, lanes: int, guards: Sequence[Guard], name: str, inside: str
+    ) -> list[str]:
+        """Return what sets a vector of which some lanes are inside the guards."""
+        slow = _Scope("", {})
+        array = self._lane_load(slow, value, lanes, guards)
+        by_lane = [*slow.lines, f"{name} = {array};"]
+        assert value.index is not None, value
+        same_width = width(value.dtype.compute) == width(self.int_type)
+        if not guards or not same_width or self._affine(value.index) == -1:
+            return by_lane
+        # Whatever stands beside a line is read with it, and masked.
+        whole = self.conditions([self._in_buffer(value, 0, lanes)])
+        mask = " & ".join(self._vector_test(g, lanes) for g in guards)
+        fast = f"{name} = ({mask}) ? {inside} : {name};"
+        if not whole:
+            return [fast]
+        return [f"if ({' && '.join(whole)}) {fast}", "else {", *["  " + t for t in by_lane], "}"]
 
     def _lane_load(
         self, scope: _Scope, value: Value, lanes: int, guards: Sequence[Guard] | None = None

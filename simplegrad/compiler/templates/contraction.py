@@ -30,6 +30,8 @@ from simplegrad.graph.infer import size_of
 
 _TINY = 4
 _WIDE = 128
+_SHORT = 4
+"""Shortest run that is worth vectors of its own."""
 _STRIP = 8
 """Most vectors of a strip."""
 _LEAST_PIECE = 16
@@ -63,7 +65,7 @@ def match(kernel: Kernel, target: Target) -> Product | None:
     """Return the kernel as a matrix product, or None where generated loops serve it better."""
     if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM:
         return None
-    kernel = _guarded_factor(kernel)
+    kernel = guarded_factor(kernel)
     product = kernel.reductions[0].value
     if product.form != APPLY or product.op is not ops.MUL or not product.dtype.is_float:
         return None
@@ -96,11 +98,13 @@ def _for_matrix_units(product: Product) -> Product:
     return replace(product, kernel=kernel, a=a, b=b, bits=bits)
 
 
-def _guarded_factor(kernel: Kernel) -> Kernel:
+def guarded_factor(kernel: Kernel) -> Kernel:
     """Return a kernel that sums ``inside ? A * B : 0`` as one that sums ``(inside ? A : 0) * B``.
 
     B is the factor that stands inside its buffers everywhere. Other kernels come back as they are.
     """
+    if len(kernel.reductions) != 1 or kernel.reductions[0].op is not ops.SUM:
+        return kernel
     value, guards = kernel.reductions[0].value, dict[Guard, None]()
     while value.op is ops.WHERE and value.srcs[0].form == GUARD and _is_zero(value.srcs[2]):
         guards |= dict.fromkeys(value.srcs[0].guards)
@@ -197,12 +201,15 @@ def _mergeable_tail(axes: list[Var], expressions: list[Index]) -> list[Var]:
     return tail
 
 
-def unit_axis(value: Value, axes: Sequence[Var]) -> int:
-    """Return the number (from 1) of the first axis along which all loads are contiguous, or 0."""
+def unit_axis(value: Value, axes: Sequence[Var], step: int = 1) -> int:
+    """Return the number (from 1) of the first axis along which all loads are contiguous, or 0.
+
+    `step`: so many elements from one position to the next.
+    """
     loads = [v for v in walk([value]) if v.form == LOAD and v.index is not None]
     for number, axis in enumerate(axes, 1):
         strides = {v.index.coefficient(axis) for v in loads if v.index is not None}
-        if 1 in strides and strides <= {0, 1} and axis.extent > 1:
+        if step in strides and strides <= {0, 1, step} and axis.extent > 1:
             return number
     return 0
 
@@ -236,11 +243,18 @@ def _stored_along_n(kernel: Kernel, n: Flat) -> bool:
     return any(o.index.coefficient(n.inside) == 1 for o in kernel.outputs)
 
 
-def _along(value: Value, axes: Sequence[Flat], lanes: int) -> int:
+def _along(value: Value, axes: Sequence[Flat], lanes: int, step: int = 1) -> int:
     """Return the number (from 1) of the first axis along which vectors can be loaded, or 0."""
     numbers = [i for i, axis in enumerate(axes, 1) if not axis.run or axis.run >= lanes]
-    found = unit_axis(value, [axes[i - 1].inside for i in numbers])
+    found = unit_axis(value, [axes[i - 1].inside for i in numbers], step)
     return numbers[found - 1] if found else 0
+
+
+def _shorts(product: Product, a_unit: int, b_unit: int, lanes: int) -> dict[str, int]:
+    """Return the lanes of the shorter vectors of A and B, which runs that are cut off take."""
+    runs = {"A": product.k.run * (a_unit == 1), "B": (0, product.k.run, product.n.run)[b_unit]}
+    fits = {name: [n for n in (8, 4, 2) if n < lanes and n <= run] for name, run in runs.items()}
+    return {name: found[0] for name, found in fits.items() if found}
 
 
 def _filled_share(extent: int, lanes: int) -> float:
@@ -279,6 +293,7 @@ def render(product: Product, target: Target) -> Body:
         a_unit = 0
     kernel = product.kernel
     defines = {"VW": lanes, "A_UNIT": a_unit, "B_UNIT": b_unit, **tile.parameters}
+    defines |= {f"{name}_SHORT": n for name, n in _shorts(product, a_unit, b_unit, lanes).items()}
     if product.bits:
         defines["KIND"] = list(matrix_units.KINDS.values()).index(product.bits)
         defines["EMULATE_MMA"] = int(target.mma == "emulated")
@@ -300,7 +315,13 @@ def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, in
     """Return the tile, and (A_UNIT, B_UNIT), which name the axes of vector loads."""
     m, n, k = product.m, product.n, product.k
     lanes = target.vector_width if target.family == "cpu" else 1
-    a_unit, b_unit = _along(product.a, (k, m), lanes), (0, 2, 1)[_along(product.b, (n, k), lanes)]
+    a_unit = _along(product.a, (k, m), lanes)
+    b_unit = (0, 2, 1)[_along(product.b, (n, k), lanes)]
+    if target.family == "cpu" and product.variant == "tile":
+        a_unit = a_unit or _along(product.a, (k,), _SHORT)
+        # Every other element is read in two vectors.
+        for least, step in ((lanes, 2), (_SHORT, 1), (_SHORT, 2)):
+            b_unit = b_unit or (0, 2, 1)[_along(product.b, (n, k), least, step)]
     origin = "einsum_mma" if product.bits else "einsum_gpu"
     if target.family == "cpu":
         stem = "einsum_cpu" if product.variant == "tile" else "einsum_cpu_skinny"
@@ -338,12 +359,17 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
         where, hole = ("s", *where), "STORE_PART"
     holes = Holes(product.kernel, axes, lanes, target.family)
     holes.in_place = in_place.pairs(product.kernel)
-    holes.load("LOAD_A", product.a, ("b", "m", "at_k"))
-    holes.load("LOAD_B", product.b, ("b", "at_k", "n"))
-    if a_unit:
-        holes.load("LOAD_A_V", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit])
-    if b_unit:
-        holes.load("LOAD_B_V", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit])
+    shorts = _shorts(product, a_unit, b_unit, lanes)
+    factors = (
+        ("A", product.a, ("b", "m", "at_k"), ("", "at_k", "m")[a_unit]),
+        ("B", product.b, ("b", "at_k", "n"), ("", "at_k", "n")[b_unit]),
+    )
+    for name, value, along, wide in factors:
+        holes.load(f"LOAD_{name}", value, along)
+        if wide:
+            holes.load(f"LOAD_{name}_V", value, along, wide)
+        if name in shorts:
+            holes.load(f"LOAD_{name}_SHORT", value, along, wide, lanes=shorts[name])
     lanes = holes.lanes = 2 if product.bits else lanes  # neighbours that one work-item stores
     for name, wide in ((hole, ""), (f"{hole}_V", "n")):
         ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)

@@ -124,11 +124,11 @@ class Holes:
         self.read_back = False
         """Whether the template reads what it stored."""
 
-    def _emitter(self, along: Sequence[str], wide: str) -> Emitter:
+    def _emitter(self, along: Sequence[str], wide: str, lanes: int) -> Emitter:
         emitter = Emitter(self.kernel, self.family)
         emitter.open("")
         for name in along:
-            self._bind(emitter, name, self.lanes if name == wide else 1)
+            self._bind(emitter, name, lanes if name == wide else 1)
         return emitter
 
     def _bind(self, emitter: Emitter, name: str, lanes: int) -> None:
@@ -145,15 +145,16 @@ class Holes:
 
     def load(
         self, hole: str, value: Value, along: Sequence[str], wide: str = "",
-        given: Sequence[str] = (),
+        given: Sequence[str] = (), lanes: int = 0,
     ) -> None:  # fmt: skip
         """Define a hole that returns a value at a position, in lanes along the axis `wide`.
 
-        `given` names further parameters of the value's type: what its GIVEN parts are.
+        `given` names further parameters of the value's type: what its GIVEN parts are. `lanes`:
+        how many, where not as many as elsewhere.
         """
-        emitter = self._emitter(along, wide)
+        lanes = (lanes or self.lanes) if wide else 1
+        emitter = self._emitter(along, wide, lanes)
         emitter.given = dict(enumerate(given))
-        lanes = self.lanes if wide else 1
         result = emitter.value(value, lanes)
         ctype = vector(value.dtype.compute, lanes)
         extra = ", ".join(f"{ctype} {name}" for name in given)
@@ -172,7 +173,7 @@ class Holes:
 
         `given` declares the parameter that brings it; `prepare` tells the emitter what it is.
         """
-        emitter = self._emitter(along, wide)
+        emitter = self._emitter(along, wide, self.lanes)
         prepare(emitter)
         for output in outputs or self.kernel.outputs:
             emitter.store(output, self.lanes if wide else 1)
@@ -180,7 +181,7 @@ class Holes:
 
     def touch(self, hole: str, arg: int, index: Index, along: Sequence[str], writes: bool) -> None:
         """Define a hole that asks for an element of an argument ahead of time."""
-        emitter = self._emitter(along, "")
+        emitter = self._emitter(along, "", 1)
         emitter.prefetch(arg, index, writes)
         self._function(hole, "void", along, "", emitter, "")
 
