@@ -23,7 +23,8 @@ from dataclasses import dataclass, replace
 from simplegrad import ops, settings
 from simplegrad.compiler.ir.axes import widest
 from simplegrad.compiler.ir.kernel import Kernel
-from simplegrad.compiler.ir.symbolic import current, estimate, names_in
+from simplegrad.compiler.ir.names import names_in
+from simplegrad.compiler.ir.symbolic import current, estimate
 from simplegrad.compiler.ir.verify import verify_kernel
 from simplegrad.compiler.passes.attention import recognise
 from simplegrad.compiler.passes.canonical import canonicalise

@@ -11,7 +11,7 @@ polynomials: floor division, remainder, lesser and greater. While a `Trace` is o
     less(a, b)    the same without a guard: whether it can be shown
     estimate(a)   a typical number, for choices that change the speed and never the result
     range(a) …    whatever takes an integer from Python gets the example's, and a guard a == it
-    str(a)        a C name, ``sym_3_``, which `assemble` makes a parameter of the kernel
+    str(a)        a C name, ``sym_3_`` (see `names`), which `assemble` makes a parameter
 
 Ints give ints everywhere here, so that code written for both costs concrete shapes nothing.
 Source of the method: guards of a traced program, as in tracing just-in-time compilers; Gal et al.,
@@ -21,9 +21,8 @@ Source of the method: guards of a traced program, as in tracing just-in-time com
 from __future__ import annotations
 
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar, Token
 from typing import Any, cast
 
@@ -494,28 +493,3 @@ def function(count: int, results: Iterable[str]) -> Callable[..., tuple[Any, ...
     listed = "".join(f"{text}, " for text in results)
     made: Callable[..., tuple[Any, ...]] = eval(f"lambda {names}: ({listed})")
     return made
-
-
-_SIZE = re.compile(r"\bsym_(\d+)_")
-"""The C name of a number that is known only when the kernel runs."""
-
-
-def renamed(text: str, name: Callable[[str], str]) -> str:
-    """Return a text with the C names of such numbers replaced by what `name` makes of each."""
-    return _SIZE.sub(lambda match: name(match.group(0)), text) if "sym_" in text else text
-
-
-def size_named(name: str) -> int:
-    """Return the number that a C name stands for."""
-    numbers = {number: n for n, number in _trace().names.items()}
-    return cast(int, numbers[int(name.split("_")[1])])
-
-
-def names_in(texts: Iterable[str]) -> Iterator[str]:
-    """Yield the C names of numbers in the order in which they first stand in some texts."""
-    found: dict[str, None] = {}
-    for text in texts:
-        for match in _SIZE.finditer(text) if "sym_" in text else ():
-            if match.group(0) not in found:
-                found[match.group(0)] = None
-                yield match.group(0)

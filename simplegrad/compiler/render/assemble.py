@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from simplegrad.compiler.ir.symbolic import renamed, size_named
+from simplegrad.compiler.ir.names import renamed, size_named
 from simplegrad.compiler.render.access import parameter
 from simplegrad.compiler.render.emit import Body
 from simplegrad.compiler.tiles import Tile

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from simplegrad.compiler.ir.in_place import Pairs
 from simplegrad.compiler.ir.index import Index, Var
 from simplegrad.compiler.ir.kernel import Kernel, Output, Value
-from simplegrad.compiler.ir.symbolic import names_in, symbolic
+from simplegrad.compiler.ir.names import names_in
+from simplegrad.compiler.ir.symbolic import symbolic
 from simplegrad.compiler.passes.groups import Rewriter
 from simplegrad.compiler.render.access import parameter
 from simplegrad.compiler.render.ctext import vector
