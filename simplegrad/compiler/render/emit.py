@@ -1,6 +1,5 @@
 """Kernel values to C statements: the part that both device families share.
 
-An `Emitter` holds a stack of scopes (loops, conditions, and copies of an unrolled loop's body).
 A value becomes one typed temporary in the outermost scope that binds all it depends on, so that
 what does not change in a loop is computed before it. Each loop variable is bound to its C
 expression and a width: a variable bound with width W stands for W neighbouring numbers, and every
@@ -10,9 +9,8 @@ in the names. Buffers are `restrict`, but for operands that an output may be wri
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -44,22 +42,10 @@ from simplegrad.compiler.render.ctext import (
     splat,
     vector,
 )
+from simplegrad.compiler.render.scopes import Scope, Scopes
 from simplegrad.compiler.tiles import Tile
 from simplegrad.dtypes import DType, bfloat16, float16, width
 from simplegrad.ops import CAST
-
-# Names of a loop variable that would hide something else in the generated text.
-_RESERVED = frozenset(
-    re.findall(
-        r"\w+",
-        """
-    id item unit unit_end part point place turn active first scratch shared k take half_way
-    bool char short int long uchar ushort uint ulong half float double void size_t event_t
-    if else for while do return break const static inline struct union enum switch case default
-    global local constant private generic kernel restrict volatile pipe auto register
-""",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -101,21 +87,12 @@ class Kept:
     ctype: str
 
 
-@dataclass
-class _Scope:
-    opening: str
-    """The loop or condition, with a pragma on a line before it; empty for a copy of a loop's
-    body, which has no braces."""
-    bound: dict[Any, tuple[str, int]]
-    lines: list[str] = field(default_factory=list)
-    names: dict[int, str] = field(default_factory=dict)
-    """By id of a value: the C expression that stands for it."""
-
-
-class Emitter:
+class Emitter(Scopes):
     """Writes the statements of one kernel."""
 
     def __init__(self, kernel: Kernel, family: str = "") -> None:
+        axes = (*kernel.outer, *kernel.reduce)
+        super().__init__(axes, _all_variables(kernel).difference(axes), kernel.name)
         self.kernel, self.family = kernel, family
         self.args = kernel.args
         self.deps = dependences(kernel)
@@ -125,77 +102,6 @@ class Emitter:
         """What was computed before, by value id or reduction number."""
         self.given: dict[int, str] = {}
         """The texts of the numbers that a template brings."""
-        axes = (*kernel.outer, *kernel.reduce)
-        free = _all_variables(kernel).difference(axes)
-        self._scopes = [_Scope("", dict.fromkeys(free, ("0", 1)))]
-        self._names: dict[Var, str] = {}
-        self._counter = 0
-        for var in axes:
-            self._name_variable(var)
-
-    def _name_variable(self, var: Var) -> None:
-        name = base = re.sub(r"\W", "_", var.name) or "i"
-        taken, number = self._names.values(), 0
-        while name in taken or name in _RESERVED or not name[0].isalpha():
-            number, name = number + 1, f"i{number}{base}"
-        self._names[var] = name
-
-    # Scopes -------------------------------------------------------------------------------------
-
-    def name(self, var: Var) -> str:
-        """Return the C name of a loop variable."""
-        return self._names[var]
-
-    def fresh(self, base: str) -> str:
-        """Return a name not used before."""
-        self._counter += 1
-        return f"{base}_{self._counter}"
-
-    def line(self, text: str) -> None:
-        """Write one statement into the current scope."""
-        self._scopes[-1].lines.append(text)
-
-    def bind(self, key: Var | int, text: str, lanes: int = 1) -> None:
-        """Say what a variable, or the result of a reduction, is from here on."""
-        self._scopes[-1].bound[key] = (text, lanes)
-
-    def open(self, opening: str, bound: dict[Any, tuple[str, int]] | None = None) -> None:
-        """Begin a scope; with no opening, a copy of a loop's body."""
-        self._scopes.append(_Scope(opening, dict(bound or {})))
-
-    def close(self) -> None:
-        """End the current scope."""
-        scope = self._scopes.pop()
-        lines = self._scopes[-1].lines
-        if scope.opening:
-            lines.extend((scope.opening + " {").split("\n"))
-            lines.extend("  " + text for text in scope.lines)
-            lines.append("}")
-        else:
-            lines.extend(scope.lines)
-
-    def finish(self) -> tuple[str, ...]:
-        """Return the statements; every scope has been closed."""
-        assert len(self._scopes) == 1, "a scope was left open"
-        return tuple(self._scopes[0].lines)
-
-    def _depth(self, deps: frozenset[Any]) -> int:
-        """Return the number of the outermost scope that binds all of `deps`."""
-        for depth in range(len(self._scopes) - 1, 0, -1):
-            if not deps.isdisjoint(self._scopes[depth].bound):
-                return depth
-        return 0
-
-    def binding(self, key: Any) -> tuple[str, int]:
-        """Return the innermost expression and width of a variable or reduction."""
-        for scope in reversed(self._scopes):
-            if key in scope.bound:
-                return scope.bound[key]
-        raise AssertionError(f"render: {key} is not bound in {self.kernel.name}")
-
-    def lanes(self, deps: frozenset[Any]) -> int:
-        """Return the lanes of a value that depends on `deps`."""
-        return max((self.binding(d)[1] for d in deps if isinstance(d, Var)), default=1)
 
     # Values -------------------------------------------------------------------------------------
 
@@ -248,7 +154,7 @@ class Emitter:
             text = self._number(scope, value, lanes)
         scope.names[id(value)] = text
 
-    def _temporary(self, scope: _Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
+    def _temporary(self, scope: Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
         name = self.fresh(base)
         scope.lines.append(f"const {vector(dtype.compute, lanes)} {name} = {text};")
         return name
@@ -273,7 +179,7 @@ class Emitter:
         pointer = f"{array} + {place}" if place else array
         return neighbours("__private", ctype, lanes, pointer)
 
-    def _apply(self, scope: _Scope, value: Value, lanes: int) -> str:
+    def _apply(self, scope: Scope, value: Value, lanes: int) -> str:
         op, sources = value.op, value.srcs
         assert op is not None, value
         # A condition common to all lanes stays a scalar: C's ?: takes it with vectors.
@@ -362,7 +268,7 @@ class Emitter:
 
     # Loads, numbers and stores ------------------------------------------------------------------
 
-    def _load(self, scope: _Scope, value: Value, lanes: int) -> str:
+    def _load(self, scope: Scope, value: Value, lanes: int) -> str:
         assert value.index is not None, value
         arg, name = self.args[value.arg], f"${value.arg}"
         if arg.dtype is bfloat16 and lanes == 1:
@@ -411,7 +317,7 @@ class Emitter:
         stride = self._affine(value.index) or 1
         return Guard(value.index, low, self.args[value.arg].size - stride * lanes + 1)
 
-    def _guarded_load(self, scope: _Scope, value: Value, lanes: int, inside: str) -> str:
+    def _guarded_load(self, scope: Scope, value: Value, lanes: int, inside: str) -> str:
         """Load a vector where all lanes are inside the guards, else what is inside of it."""
         common = [g for g in value.guards if self._affine(g.index) == 0]
         moving = [g for g in value.guards if self._affine(g.index) != 0]
@@ -436,7 +342,7 @@ class Emitter:
         self, value: Value, lanes: int, guards: Sequence[Guard], name: str, inside: str
     ) -> list[str]:
         """Return what sets a vector of which some lanes are inside the guards."""
-        slow = _Scope("", {})
+        slow = Scope("", {})
         array = self._lane_load(slow, value, lanes, guards)
         by_lane = [*slow.lines, f"{name} = {array};"]
         assert value.index is not None, value
@@ -452,7 +358,7 @@ class Emitter:
         return [f"if ({' && '.join(whole)}) {fast}", "else {", *["  " + t for t in by_lane], "}"]
 
     def _lane_load(
-        self, scope: _Scope, value: Value, lanes: int, guards: Sequence[Guard] | None = None
+        self, scope: Scope, value: Value, lanes: int, guards: Sequence[Guard] | None = None
     ) -> str:
         assert value.index is not None, value
         name = f"${value.arg}"
@@ -464,7 +370,7 @@ class Emitter:
             text = f"{tests} ? {text} : {constant(value.number, value.dtype)}"
         return self._by_lane(scope, "loaded", value.dtype, lanes, text)
 
-    def _by_lane(self, scope: _Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
+    def _by_lane(self, scope: Scope, base: str, dtype: DType, lanes: int, text: str) -> str:
         """Collect `text`, an expression of lane number k, into a vector."""
         array = self.fresh("lanes")
         scope.lines.append(f"{dtype.compute} {array}[{lanes}];")
@@ -473,7 +379,7 @@ class Emitter:
             scope, base, dtype, lanes, self.private(array, "", dtype.compute, lanes)
         )
 
-    def _number(self, scope: _Scope, value: Value, lanes: int) -> str:
+    def _number(self, scope: Scope, value: Value, lanes: int) -> str:
         """Define an INDEX or a GUARD."""
         if value.form == INDEX:
             assert value.index is not None, value
