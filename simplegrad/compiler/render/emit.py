@@ -17,7 +17,7 @@ from typing import Any
 from simplegrad import settings
 from simplegrad.compiler.ir.axes import all_indices, dependences, int_type
 from simplegrad.compiler.ir.in_place import Pairs
-from simplegrad.compiler.ir.index import Atom, Dyn, Guard, Index, Mod, Var
+from simplegrad.compiler.ir.index import Dyn, Guard, Index, Var
 from simplegrad.compiler.ir.kernel import (
     APPLY,
     ARG,
@@ -31,7 +31,7 @@ from simplegrad.compiler.ir.kernel import (
     Output,
     Value,
 )
-from simplegrad.compiler.ir.symbolic import greater, less, lesser
+from simplegrad.compiler.ir.symbolic import greater, lesser
 from simplegrad.compiler.render.access import neighbours, read, unaligned, write
 from simplegrad.compiler.render.ctext import (
     OWN,
@@ -42,7 +42,8 @@ from simplegrad.compiler.render.ctext import (
     splat,
     vector,
 )
-from simplegrad.compiler.render.scopes import Scope, Scopes
+from simplegrad.compiler.render.positions import Positions
+from simplegrad.compiler.render.scopes import Scope
 from simplegrad.compiler.tiles import Tile
 from simplegrad.dtypes import DType, bfloat16, float16, width
 from simplegrad.ops import CAST
@@ -87,7 +88,7 @@ class Kept:
     ctype: str
 
 
-class Emitter(Scopes):
+class Emitter(Positions):
     """Writes the statements of one kernel."""
 
     def __init__(self, kernel: Kernel, family: str = "") -> None:
@@ -194,34 +195,7 @@ class Emitter(Scopes):
         self.helpers.update(dict.fromkeys(helpers))
         return self._temporary(scope, op.name, value.dtype, lanes, text)
 
-    # Indices ------------------------------------------------------------------------------------
-
-    def index(self, index: Index, lane: str = "") -> str:
-        """Return the C expression of an index; of lane number `lane` of the vector variable."""
-        parts = []
-        for atom, c in index.terms:
-            text = self._atom(atom, lane)
-            if text == "0":
-                continue
-            parts.append(text if c == 1 else f"-{text}" if c == -1 else f"{text} * {c}")
-        if index.const or not parts:
-            parts.append(str(index.const))
-        return " + ".join(parts).replace("+ -", "- ")
-
-    def _atom(self, atom: Atom, lane: str) -> str:
-        if isinstance(atom, Var):
-            text, lanes = self.binding(atom)
-            return f"({text} + {lane})" if lanes > 1 and lane else text
-        if isinstance(atom, Dyn):
-            return self._dynamic(atom, lane)
-        inner, k = self.index(atom.index, lane), atom.k
-        # C rounds towards zero: a multiple of k makes the operand positive first.
-        shift = -(min(atom.index.low, 0) // k) * k
-        if isinstance(atom, Mod):
-            return f"(({inner} + {shift}) % {k})" if shift else f"(({inner}) % {k})"
-        return f"(({inner} + {shift}) / {k} - {shift // k})" if shift else f"(({inner}) / {k})"
-
-    def _dynamic(self, atom: Dyn, lane: str) -> str:
+    def dynamic(self, atom: Dyn, lane: str) -> str:
         """Return a run-time index, clamped so that nothing outside the buffer is read."""
         token: Value = atom.token
         deps, dtype = self.deps[id(token)], token.dtype
@@ -238,34 +212,6 @@ class Emitter(Scopes):
         bounds = f"{constant(low, dtype)}, {constant(high, dtype)}"
         return f"({self.int_type})clamp({text}, {bounds})"
 
-    def _affine(self, index: Index) -> int | None:
-        """Return the stride along the vector variable, None where lanes must go one by one."""
-        stride = 0
-        for atom, c in index.terms:
-            if isinstance(atom, Var):
-                stride += c if self.binding(atom)[1] > 1 else 0
-            elif isinstance(atom, Dyn):
-                if self.lanes(self.deps[id(atom.token)]) > 1:
-                    return None
-            elif any(self.binding(v)[1] > 1 for v in atom.index.variables()) or any(
-                self.lanes(self.deps[id(t)]) > 1 for t in atom.index.tokens()
-            ):
-                return None
-        return stride
-
-    def conditions(
-        self, guards: Sequence[Guard], lane: str = "", above: str | None = None
-    ) -> list[str]:
-        """Return the C conditions of guards at one lane; of their upper ends at lane `above`."""
-        above = lane if above is None else above
-        found = []
-        for guard in guards:
-            if not less(guard.low - 1, guard.index.low):
-                found.append(f"{self.index(guard.index, lane)} >= {guard.low}")
-            if not less(guard.index.high, guard.high):
-                found.append(f"{self.index(guard.index, above)} < {guard.high}")
-        return found
-
     # Loads, numbers and stores ------------------------------------------------------------------
 
     def _load(self, scope: Scope, value: Value, lanes: int) -> str:
@@ -273,7 +219,7 @@ class Emitter(Scopes):
         arg, name = self.args[value.arg], f"${value.arg}"
         if arg.dtype is bfloat16 and lanes == 1:
             self.helpers[_BFLOAT16_LOAD] = None
-        strides = [self._affine(i) for i in (value.index, *[g.index for g in value.guards])]
+        strides = [self.affine(i) for i in (value.index, *[g.index for g in value.guards])]
         stride = strides[0]
         base = "loaded"
         if lanes == 1:
@@ -307,20 +253,20 @@ class Emitter(Scopes):
     def _room(self, value: Value, lanes: int) -> list[str]:
         """Return when every other element may be read, and with the last its neighbour."""
         assert value.index is not None, value
-        if self._affine(value.index) != 2:
+        if self.affine(value.index) != 2:
             return []
         return self.conditions([self._in_buffer(value, value.index.low, lanes)])
 
     def _in_buffer(self, value: Value, low: int, lanes: int) -> Guard:
         """Say that a vector stands in its buffer, which begins at or below `low`."""
         assert value.index is not None, value
-        stride = self._affine(value.index) or 1
+        stride = self.affine(value.index) or 1
         return Guard(value.index, low, self.args[value.arg].size - stride * lanes + 1)
 
     def _guarded_load(self, scope: Scope, value: Value, lanes: int, inside: str) -> str:
         """Load a vector where all lanes are inside the guards, else what is inside of it."""
-        common = [g for g in value.guards if self._affine(g.index) == 0]
-        moving = [g for g in value.guards if self._affine(g.index) != 0]
+        common = [g for g in value.guards if self.affine(g.index) == 0]
+        moving = [g for g in value.guards if self.affine(g.index) != 0]
         tests, room = self.conditions(common), self._room(value, lanes)
         # The index moves one way along the lanes, so the first and the last lane bound it.
         ends = self.conditions(moving, "0") + self.conditions(moving, str(lanes - 1)) + room
@@ -330,7 +276,7 @@ class Emitter(Scopes):
         scope.lines.append(f"if ({' && '.join([*tests, *dict.fromkeys(ends)])}) {name} = {inside};")
         if moving or room:
             for guard in moving:  # past these no lane is inside
-                ways = ("0", str(lanes - 1))[:: 1 if (self._affine(guard.index) or 0) < 0 else -1]
+                ways = ("0", str(lanes - 1))[:: 1 if (self.affine(guard.index) or 0) < 0 else -1]
                 tests += self.conditions([guard], *ways)
             scope.lines.append(f"else if ({' && '.join(tests)}) {{" if tests else "else {")
             inner = self._border(value, lanes, moving, name, inside)
@@ -347,11 +293,11 @@ class Emitter(Scopes):
         by_lane = [*slow.lines, f"{name} = {array};"]
         assert value.index is not None, value
         same_width = width(value.dtype.compute) == width(self.int_type)
-        if not guards or not same_width or self._affine(value.index) == -1:
+        if not guards or not same_width or self.affine(value.index) == -1:
             return by_lane
         # Whatever stands beside a line is read with it, and masked.
         whole = self.conditions([self._in_buffer(value, 0, lanes)])
-        mask = " & ".join(self._vector_test(g, lanes) for g in guards)
+        mask = " & ".join(self.vector_test(g, lanes) for g in guards)
         fast = f"{name} = ({mask}) ? {inside} : {name};"
         if not whole:
             return [fast]
@@ -388,39 +334,16 @@ class Emitter(Scopes):
                 number = f"({value.dtype.compute})({self.index(value.index, 'k')})"
                 return self._by_lane(scope, "index", value.dtype, lanes, number)
             return self._temporary(scope, "index", value.dtype, lanes, text)
-        affine = lanes == 1 or all(self._affine(g.index) is not None for g in value.guards)
+        affine = lanes == 1 or all(self.affine(g.index) is not None for g in value.guards)
         tests = self.conditions(value.guards, "" if lanes == 1 else "k")
         if lanes > 1 and affine:
-            tests = [self._vector_test(g, lanes) for g in value.guards]
+            tests = [self.vector_test(g, lanes) for g in value.guards]
             text = as_bool(f"({' & '.join(tests)})", self.int_type, lanes)
         elif lanes > 1:
             return self._by_lane(scope, "inside", value.dtype, lanes, " && ".join(tests) or "1")
         else:
             text = f"({' && '.join(tests)})" if tests else "1"
         return self._temporary(scope, "inside", value.dtype, lanes, text)
-
-    def position(self, index: Index, ctype: str, lanes: int) -> str | None:
-        """Return an index as numbers of a C type; None where it must go lane by lane."""
-        base = self.index(index)
-        if lanes == 1:
-            return f"({ctype})({base})"
-        stride = self._affine(index)
-        if stride is None:
-            return None
-        own = vector(self.int_type, lanes)
-        steps = ", ".join(str(k * stride) for k in range(lanes))
-        text = f"(({own})({base}) + ({own})({steps}))"
-        return text if ctype == self.int_type else f"convert_{vector(ctype, lanes)}({text})"
-
-    def _vector_test(self, guard: Guard, lanes: int) -> str:
-        text = self.position(guard.index, self.int_type, lanes)
-        own = vector(self.int_type, lanes)
-        tests = []
-        if not less(guard.low - 1, guard.index.low):
-            tests.append(f"({text} >= ({own})({guard.low}))")
-        if not less(guard.index.high, guard.high):
-            tests.append(f"({text} < ({own})({guard.high}))")
-        return " & ".join(tests)
 
     def prefetch(self, arg: int, index: Index, writes: bool) -> None:
         """Ask for an element that will be needed; nothing where a gather decides which."""
@@ -439,7 +362,7 @@ class Emitter(Scopes):
             if inner.dtype.compute == "float" and self._known(value) is None:
                 source = inner
         text = self.value(source, lanes)
-        stride = self._affine(output.index)
+        stride = self.affine(output.index)
         if lanes == 1 or stride == 1:
             lines, helpers = write(arg.dtype, name, self.index(output.index), text, lanes)
             self.line(lines)

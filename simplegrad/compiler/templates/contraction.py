@@ -164,17 +164,18 @@ def _grouped(
         return
     reads_a, reads_b = _expressions(a), _expressions(b)
     stores = [o.index for o in kernel.outputs]
+    k_axes = _as_stored(list(kernel.reduce), reads_b)
     tail = _mergeable_tail(all_n, reads_b + stores)
     runs = {
         "m": len(_mergeable_tail(m_axes, reads_a + stores)),
         "n": len(tail),
-        "k": len(_mergeable_tail(list(kernel.reduce), reads_a + reads_b)),
+        "k": len(_mergeable_tail(k_axes, reads_a + reads_b)),
     }
     part = kernel.split.part if kernel.split else None
     for n_axes in (tail, all_n) if len(tail) < len(all_n) else (tail,):
         rest = [v for v in kernel.outer if v is not part]
         batch_axes = [v for v in rest if v not in m_axes and v not in n_axes]
-        groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": list(kernel.reduce)}
+        groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": k_axes}
         fixed = {name: last for name, last in runs.items() if _is_fixed(groups[name][-last:])}
         rewriter, (batch, m, n, k) = flattened_in_runs(groups, fixed if in_runs else {})
         outer = (*batch.vars, *m.vars, *n.vars)
@@ -187,6 +188,17 @@ def _grouped(
 def _expressions(value: Value) -> list[Index]:
     """Return what the loads behind a value compute with loop variables."""
     return [index for v in walk([value]) for index in v.indices]
+
+
+def _as_stored(axes: list[Var], expressions: list[Index]) -> list[Var]:
+    """Return axes with the longest step in memory first: windows of a channel after each other."""
+    steps: dict[Var, int] = {}
+    for axis in axes:
+        found = [index.coefficient(axis) for index in expressions]
+        if None in found:
+            return axes
+        steps[axis] = max((abs(estimate(c)) for c in found if c is not None), default=0)
+    return sorted(axes, key=lambda axis: -steps[axis])
 
 
 def _mergeable_tail(axes: list[Var], expressions: list[Index]) -> list[Var]:
