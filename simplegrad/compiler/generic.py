@@ -11,8 +11,10 @@ is scheduled, rendered or compiled.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from simplegrad import ops, settings
@@ -21,7 +23,7 @@ from simplegrad.compiler.ir.symbolic import Trace, symbol
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.program import Launch, Program
 from simplegrad.compiler.target import Target
-from simplegrad.graph.node import Kind, Node, const_value, leaf, leaf_of, make, scalar
+from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf, leaf_of, make, scalar
 
 _MOST_SAMPLES = 8
 _MOST_PROGRAMS = 8
@@ -49,30 +51,40 @@ _HOLE = _Hole()
 
 # Structure and numbers ----------------------------------------------------------------------------
 
-_described: dict[int, tuple[Any, Numbers]] = {}
+_described: dict[int | Spec, tuple[int, Numbers]] = {}
+"""By the id of a kind, or a value's spec: the number of its form without numbers, and these."""
+_forms: dict[tuple[Any, ...], int] = {}
+"""The number of each form; kept for good, since keys name forms by it."""
 
 
-def structure(order: Sequence[Node], kept: Sequence[Node]) -> tuple[Any, Numbers]:
-    """Return a graph's structure, as a key, and its numbers; `order` is topological."""
-    key: list[Any] = []
-    numbers: list[Any] = []
-    place: dict[int, int] = {}
-    for node in order:
-        place[id(node)] = len(place)
-        if node.buffer is not None:
-            shape = node.kind.spec.shape
-            key += [node.kind.spec.dtype, *[n if n < 2 else _HOLE for n in shape]]
-            numbers += [n for n in shape if n > 1]
-            continue
-        found = _described.get(node.kind.id) or _describe(node.kind)
-        key.append(found[0])
-        key += [place[id(s)] for s in node.srcs]
-        numbers += found[1]
-    key.append(tuple(place[id(n)] for n in kept))
-    return tuple(key), tuple(numbers)
+def structure(order: Sequence[Node], signature: tuple[Any, ...]) -> tuple[Any, Numbers]:
+    """Return a graph's structure over all numbers, as a key, and its numbers.
+
+    `order` is topological; `signature` has the kinds (specs of values) and edges in that order, and
+    the places of what is kept.
+    """
+    kinds, edges, kept = signature[:3]
+    known = _described.get
+    found = [known(kind) or _describe(kind, node) for kind, node in zip(kinds, order, strict=True)]
+    key = (tuple([form for form, _ in found]), edges, kept)
+    return key, tuple(itertools.chain.from_iterable([numbers for _, numbers in found]))
 
 
-def _describe(kind: Kind) -> tuple[Any, Numbers]:
+def _describe(kind: int | Spec, node: Node) -> tuple[int, Numbers]:
+    if isinstance(kind, Spec):
+        numbers: list[Any] = []
+        form: tuple[Any, ...] = (kind.dtype, _taken_out(kind.shape, numbers))
+    else:
+        form, numbers = _parts(node.kind)
+    if len(_described) > _MOST_KINDS:
+        _described.clear()
+    number = _forms.setdefault(form, len(_forms))
+    found = _described[kind] = (number, tuple(numbers))
+    return found
+
+
+def _parts(kind: Kind) -> tuple[tuple[Any, ...], list[Any]]:
+    """Return (operation, argument, dtype, shape of a leaf) with holes, and what stood there."""
     numbers: list[Any] = []
     arg = kind.arg
     if kind.op in _WITH_NUMBERS:
@@ -83,11 +95,7 @@ def _describe(kind: Kind) -> tuple[Any, Numbers]:
         arg = _HOLE
         numbers.append(kind.arg)
     shape = _taken_out(kind.spec.shape, numbers) if not kind.ins else ()
-    if len(_described) > _MOST_KINDS:
-        _described.clear()
-    found = ((kind.op.name, arg, kind.spec.dtype, shape), tuple(numbers))
-    _described[kind.id] = found
-    return found
+    return (kind.op.name, arg, kind.spec.dtype, shape), numbers
 
 
 def _taken_out(arg: Any, numbers: list[Any]) -> Any:
@@ -128,7 +136,7 @@ def _rebuilt(order: Sequence[Node], numbers: Sequence[Any]) -> list[Node]:
             copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
             copy.buffer = node.buffer
         else:
-            (_, arg, _, shape), _ = _describe(node.kind)
+            (_, arg, _, shape), _ = _parts(node.kind)
             arg = _put_back(arg, left)
             spec = type(node.kind.spec).of(_put_back(shape, left), node.dtype)
             if node.srcs:
@@ -219,6 +227,14 @@ class Generic:
                 return False
         return all(self.holds(*values))
 
+    @cached_property
+    def _varying(self) -> tuple[list[int], set[int]]:
+        """The slots, and the launches, whose sizes are expressions."""
+        return _varying_slots(self.program), {
+            i for i, launch in enumerate(self.program.launches)
+            if any(map(symbolic.symbolic, _launch_sizes(launch)))
+        }  # fmt: skip
+
     def instance(self, numbers: Numbers) -> Program:
         """Return the program for numbers that it serves: plain ints everywhere.
 
@@ -227,10 +243,11 @@ class Generic:
         symbols = tuple([numbers[place] for place in self.bases])
         sizes = iter(self.sizes(*symbols))
         result = Program(list(self.program.slots), [], self.program.results)
-        for number in _varying_slots(self.program):
+        slots, launches = self._varying
+        for number in slots:
             result.slots[number] = replace(result.slots[number], nbytes=next(sizes))
-        for launch in self.program.launches:
-            if any(map(symbolic.symbolic, _launch_sizes(launch))):
+        for number, launch in enumerate(self.program.launches):
+            if number in launches:
                 source = replace(
                     launch.source,
                     global_size=next(sizes),

@@ -174,7 +174,7 @@ def _new(
     order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
 ) -> Known:
     now = settings.current()
-    family, numbers = _family(order, kept, device)
+    family, numbers = _family(order, structure, device)
     # Where tiles are to be measured, a program made without measuring will not do.
     # So it is where a profile counts the operations of kernels, whose IR is not on disk.
     fresh = now.tune or profile.profiling()
@@ -186,7 +186,7 @@ def _new(
     stored = None if fresh or served else plan_store.load(name)
     if stored is None:
         counters.plans += 1
-        plan = _compiled(order, kept, device, (family, numbers))
+        plan = _compiled(order, structure, kept, device, (family, numbers))
         if not now.tune and not served:
             plan_store.save(name, plan.program)
     else:
@@ -209,35 +209,35 @@ def _new(
 
 
 def _compiled(
-    order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice,
+    order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice,
     found: tuple[Family, tuple[int, ...]] | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan for shapes not seen before: compiled in if they are the structure's first."""
     fusion, target = settings.current().fusion, target_of(device)
-    family, numbers = found or _family(order, kept, device)
+    family, numbers = found or _family(order, structure, device)
     generic = family.find(numbers) or family.generalise(order, kept, numbers, target, fusion)
     program = generic.instance(numbers) if generic else compile_graph(order, kept, target, fusion)
     if selftest.distrusted(device, program, target):
-        return _compiled(order, kept, device)  # for a target that trusts the template no more
+        return _compiled(order, structure, kept, device)  # for a target that trusts it no more
     if settings.current().tune and tuner.tune_program(device, program, target_of(device)):
-        return _compiled(order, kept, device)  # in the tiles that were found
+        return _compiled(order, structure, kept, device)  # in the tiles that were found
     try:
         plan = Plan(program, device, generic.first if generic else None)
     except BuildError:
         if generic is None or settings.current().verify:
             raise
         family.reject(generic)
-        return _compiled(order, kept, device)
+        return _compiled(order, structure, kept, device)
     if generic and generic.first is None:
         generic.first = plan
     return plan
 
 
 def _family(
-    order: Sequence[Node], kept: Sequence[Node], device: OpenCLDevice
+    order: Sequence[Node], structure: tuple[Any, ...], device: OpenCLDevice
 ) -> tuple[Family, tuple[int, ...]]:
     """Return all shapes of a graph's structure, and the numbers of this one."""
-    key, numbers = shape_structure(order, kept)
+    key, numbers = shape_structure(order, structure)
     now = settings.current()
     full = (device, now.fusion, target_of(device), now.fast_math, key)
     family = _families.setdefault(full, Family())
