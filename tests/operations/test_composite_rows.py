@@ -17,7 +17,7 @@ from simplegrad.runtime.numpy_device import rounded
 
 NOT_OPERATIONS = {
     # What a tensor is, and ways to its value
-    "backward", "cpu", "data", "detach", "device", "dtype", "final", "grad", "item", "nbytes",
+    "backward", "compute_along", "cpu", "data", "detach", "device", "dtype", "final", "grad", "item", "nbytes",
     "ndim", "numpy", "realize", "requires_grad", "shape", "size", "to", "to_device", "tolist",
     "zero_grad",
 }  # fmt: skip

@@ -30,8 +30,8 @@ from simplegrad.graph.infer import size_of
 
 _TINY = 4
 _WIDE = 128
-_SHORT = 4
-"""Shortest run that is worth vectors of its own."""
+_SHORT = 8
+"""Shortest run that is worth vectors of its own; of 4, Intel's runtime takes four times as long."""
 _STRIP = 8
 """Most vectors of a strip."""
 _LEAST_PIECE = 16
