@@ -127,16 +127,18 @@ class Placer:
             for number in launch.slots:
                 if self.program.slots[number].role == "temp":
                     last[number] = i
-        for i, launch in enumerate(self.program.launches):
-            free = tuple(n for n, when in last.items() if when == i)
-            if free:
-                self.program.launches[i] = replace(launch, release=free)
+        freed: dict[int, list[int]] = {}
+        for number, i in last.items():
+            freed.setdefault(i, []).append(number)
+        for i, numbers in freed.items():
+            self.program.launches[i] = replace(self.program.launches[i], release=tuple(numbers))
 
 
 def verify_program(program: Program) -> None:
     """Raise `VerifyError` where a launch reads memory that holds nothing, or no longer does."""
     slots = program.slots
-    filled = {i for i, slot in enumerate(slots) if slot.role in ("leaf", "scalar")}
+    operands = {i for i, slot in enumerate(slots) if slot.role in ("leaf", "scalar")}
+    filled = set(operands)
     for number, launch in enumerate(program.launches):
         written = set()
         for (body, place), slot in zip(launch.source.args, launch.slots, strict=True):
@@ -148,9 +150,10 @@ def verify_program(program: Program) -> None:
             size = 0 if slots[slot].role == "scalar" else arg.size * arg.dtype.itemsize
             if size > slots[slot].nbytes:
                 raise VerifyError(f"place: slot {slot} has {slots[slot].nbytes} of {size} bytes")
-        if written & {i for i, s in enumerate(slots) if s.role in ("leaf", "scalar")}:
+        if written & operands:
             raise VerifyError(f"place: launch {number} writes to an operand")
-        filled = (filled | written) - set(launch.release)
+        filled |= written
+        filled.difference_update(launch.release)
     missing = [s for s in program.results if s not in filled and slots[s].nbytes]
     if missing:
         raise VerifyError(f"place: results in slots {missing} are never written")

@@ -12,7 +12,7 @@ import functools
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def save(key: str, program: Program) -> None:
 def _encode(program: Program) -> dict[str, Any]:
     launches = [
         [
-            astuple(replace(x.source, tile=None)),
+            _fields(replace(x.source, tile=None)),
             x.slots,
             x.bytes_read,
             x.bytes_written,
@@ -87,10 +87,15 @@ def _encode(program: Program) -> dict[str, Any]:
         for x in program.launches
     ]
     return {
-        "slots": [astuple(slot) for slot in program.slots],
+        "slots": [_fields(slot) for slot in program.slots],
         "launches": launches,
         "results": program.results,
     }
+
+
+def _fields(record: Any) -> list[Any]:
+    """Return the fields of a dataclass as they are; `dataclasses.astuple` copies all of them."""
+    return [getattr(record, f.name) for f in fields(record)]
 
 
 def _decode(data: dict[str, Any]) -> tuple[Program, frozenset[str]]:
