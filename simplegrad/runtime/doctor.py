@@ -28,7 +28,7 @@ def report() -> str:
     lines.append(f"In force: {chosen}")
     lines.append(f"Cache: {settings.cache_folder()} ({program_cache.state()})")
     if not devices:
-        lines.append("No OpenCL device. Next command: pip install 'simplegrad[cpu]'")
+        lines.append("No OpenCL device. Next command: pip install 'simplegrad[cpu,intel]'")
     return "\n".join(lines)
 
 

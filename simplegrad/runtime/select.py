@@ -141,7 +141,7 @@ def open_device(selector: str) -> OpenCLDevice:
     if not found:
         tried = "; ".join(discovery.prepare().tried)
         raise DriverNotFound(
-            f"no OpenCL driver; tried: {tried}. Next: pip install 'simplegrad[cpu]', or "
+            f"no OpenCL driver; tried: {tried}. Next: pip install 'simplegrad[cpu,intel]', or "
             "python -m simplegrad doctor"
         )
     info = _match(selector, found)
