@@ -21,7 +21,7 @@ rng = np.random.default_rng(0)
 x = rng.normal(size=(6, 10)).astype(np.float32)
 w = rng.normal(size=(10, 5)).astype(np.float32)
 long = rng.normal(size={long}).astype(np.float32)
-image = rng.normal(size=(1, 2, 5, 4)).astype(np.float32)
+image = rng.normal(size=(3, 2, 3, 4)).astype(np.float32)
 kernel = rng.normal(size=(2, 2, 3, 3)).astype(np.float32)
 cases = {{
     "elementwise": lambda: (Tensor(x) * 2 + 1).tanh(),
@@ -98,7 +98,7 @@ with sg.device("opencl:oclgrind") as device:
         device.limits = dataclasses.replace(device.limits, mma="")
 compare()
 del cases["full reduce"]  # two stages, and long
-x, image, a, square, long = x[:5], image[:, :, :4], a[:25], square[:99], long[:440]
+x, image, a, square, long = x[:5], image[:2], a[:25], square[:99], long[:440]
 compare()  # these shapes are not compiled in
 assert sum(len(f.programs) for f in lookup._families.values()) >= len(cases) - 1
 print("done")

@@ -159,6 +159,10 @@ class _Operand:
     array: Any
 
 
+_APART = 3
+"""Elements from one to the next where none are neighbours: steps of 2 are read in vectors."""
+
+
 def _operand(
     rng: Any, ctype: str, extents: tuple[int, ...], unit: int | None, device: OpenCLDevice
 ) -> _Operand:
@@ -168,7 +172,7 @@ def _operand(
     order = tuple(range(last + 1))
     if unit is not None and unit != last:
         order = (*[a for a in order if a != unit], unit)
-    stored = tuple(extents[a] for a in order) + ((2,) if unit is None else ())
+    stored = tuple(extents[a] for a in order) + ((_APART,) if unit is None else ())
     array = rng.random(stored, np.float32) - np.float32(0.5)
     if dtype.itemsize == 2:
         array = np.round(array * 16) / 16  # exact in every format
