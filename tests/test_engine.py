@@ -177,7 +177,7 @@ def test_explain_holds_the_users_line_and_the_source(cl_device: Any) -> None:
 
 
 def test_memory_does_not_grow(cl_device: Any) -> None:
-    model = Spiral(16)
+    model = Spiral()
     held = []
     for epoch in range(201):
         loss = model.epoch()

@@ -17,7 +17,6 @@ import numpy as np
 from simplegrad import ops
 from simplegrad.arguments import flag, mapping, real, several
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
-from simplegrad.graph import build
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
 from simplegrad.runtime import recording
@@ -111,7 +110,7 @@ class Optimizer:
             seen.add(id(p))
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
-        self.state: dict[int, tuple[Node, ...]] = {}
+        self.state: dict[int, tuple[Node, ...]] = self._fresh()
 
     def _below_one(self, name: str, value: float) -> None:
         if not 0 <= real(f"{type(self).__name__}: {name}", value) < 1:
@@ -142,8 +141,7 @@ class Optimizer:
         updates: list[_Update] = []
         for i, p in enumerate(self.params):
             if p.grad is not None:
-                state = self.state.get(i) or tuple(self._zeros(p._node) for _ in self.names)
-                new, state = self.update(p._node, p.grad._node, state, numbers)
+                new, state = self.update(p._node, p.grad._node, self.state[i], numbers)
                 updates.append((i, p, new, state))
         recording.repeat(self._count)
         targets = [n for _, _, new, state in updates for n in (new, *state)]
@@ -166,7 +164,7 @@ class Optimizer:
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
         """Return the nodes that only this optimiser holds, and lets go after the step."""
-        states = [self.state[i] for i, *_ in updates if i in self.state]
+        states = [self.state[i] for i, *_ in updates]
         own = [s for s, n in zip(states, counts(states), strict=True) if n == EXPLAINED]
         return {n for s in own for n in s} | {p._node for _, p, _, _ in updates}
 
@@ -181,8 +179,13 @@ class Optimizer:
     def _count(self) -> None:
         self.steps += 1
 
-    def _zeros(self, like: Node) -> Node:
-        return build.full(0, like.shape, like.dtype, like.device)
+    def _fresh(self) -> dict[int, tuple[Node, ...]]:
+        """Return zeros in memory; of constants the first step would make kernels of its own."""
+
+        def zeros(p: Node) -> Node:
+            return from_numpy(np.zeros(p.shape, p.dtype.numpy), p.dtype, p.device)
+
+        return {i: tuple(zeros(p._node) for _ in self.names) for i, p in enumerate(self.params)}
 
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
@@ -232,7 +235,7 @@ class Optimizer:
                 loaded[i] = tuple(from_numpy(a, node.dtype, node.device) for a in arrays)
         if faults:
             raise ShapeError("load_state_dict: " + "; ".join(faults))
-        self.state, self.steps = loaded, int(state["steps"])
+        self.state, self.steps = self._fresh() | loaded, int(state["steps"])
 
 
 class SGD(Optimizer):
@@ -245,14 +248,14 @@ class SGD(Optimizer):
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
         nesterov: bool = False, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
+        if not momentum:
+            self.names = ()
         super().__init__(params, learning_rate, weight_decay)
         self._not_negative("momentum", momentum)
         nesterov = flag("SGD: nesterov", nesterov)
         if nesterov and not momentum:
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov
-        if not momentum:
-            self.names = ()
 
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers

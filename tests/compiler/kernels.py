@@ -309,6 +309,10 @@ def select(dtype: DType, n: int = 45) -> Case:
     return b.done()
 
 
+DTYPES = [float32, dtypes.bfloat16, float64, int64, dtypes.uint8, bool_]
+"""One of each way to load, compute and round; the rows of operations meet all types."""
+
+
 def cases() -> dict[str, Case]:
     """Return the kernels that every family on every driver is tried on, by name."""
     found: dict[str, Case] = {}
@@ -327,12 +331,13 @@ def cases() -> dict[str, Case]:
     for n, m in ((3, 5), (4, 100), (40, 1024), (2, 9001), (300, 17), (1, 1)):
         found |= {f"softmax {n}x{m} {a}": softmax(n, m, a) for a in (0, 1)}
     found |= {f"layer_norm {n}x{m}": layer_norm(n, m) for n, m in ((3, 5), (17, 768), (5, 3))}
-    every = (ops.SUM, ops.MAX, ops.MIN, ops.ARGMAX, ops.ARGMIN)
-    for op in every:
-        for shape, axes in (
-            ((9, 40), (1,)), ((40, 9), (0,)), ((300, 70), (0,)), ((70, 300), (1,)),
-            ((5, 6, 7), (1,)), ((500,), (0,)), ((100, 3), (1,)), ((400, 3), (0,)),
-        ):  # fmt: skip
+    reductions = (
+        ((9, 40), (1,)), ((40, 9), (0,)), ((300, 70), (0,)), ((70, 300), (1,)),
+        ((5, 6, 7), (1,)), ((500,), (0,)), ((100, 3), (1,)), ((400, 3), (0,)),
+    )  # fmt: skip
+    for op in (ops.SUM, ops.MAX, ops.MIN, ops.ARGMAX, ops.ARGMIN):
+        # Values are all reduced one way, and values with their places another.
+        for shape, axes in reductions if op in (ops.SUM, ops.ARGMAX) else reductions[:2]:
             found[f"{op} {shape} {axes}"] = reduced(op, shape, axes)
     found["sum 0,2"] = reduced(ops.SUM, (20, 5, 30), (0, 2))
     found["prod"] = reduced(ops.PROD, (20, 5), (1,))
@@ -340,15 +345,17 @@ def cases() -> dict[str, Case]:
     found["split max"] = split_sum(1000, 300, ops.MAX)
     found["split columns"] = column_split(100, 45, 32)
     found |= {f"window {n},{k}": window(n, k) for n, k in ((50, 3), (9, 5), (40, 21))}
-    for dtype in dtypes.ALL:
-        found |= {f"cast {dtype} {t}": casts(dtype, t) for t in dtypes.ALL if t is not dtype}
+    for dtype in DTYPES:
+        found |= {f"cast {dtype} {t}": casts(dtype, t) for t in DTYPES if t is not dtype}
         found[f"select {dtype}"] = select(dtype)
         if dtype.kind != "b":
             found[f"sum {dtype}"] = reduced(ops.SUM, (30, 41), (1,), dtype)
             found[f"argmax {dtype}"] = reduced(ops.ARGMAX, (30, 41), (1,), dtype)
         found[f"max {dtype}"] = reduced(ops.MAX, (37, 30), (0,), dtype)
         for op in sorted(ops.of_kind(ops.ELEMENTWISE) - {ops.CAST, ops.WHERE}, key=str):
-            small = op.kinds == "u" and dtype is not uint32
-            if dtype.kind in op.kinds and not small:
+            if dtype.kind in op.kinds and op.kinds != "u":
                 found[f"{op} {dtype}"] = arithmetic(op, dtype)
+    for op in ops.of_kind(ops.ELEMENTWISE):
+        if op.kinds == "u":
+            found[f"{op} uint32"] = arithmetic(op, uint32)
     return found

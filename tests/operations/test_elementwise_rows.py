@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from checking import ALL_TYPES, ATOL, EPS, FLOAT_TYPES, Case, check, tensor
 from elementwise_rows import FLOATS, GENTLE, ROWS, pairs, reference, rows_for, second, values
-from layouts import LAYOUTS, PLAIN, Layout
+from layouts import KINDS, LAYOUTS, PLAIN, Layout
 
 import simplegrad as sg
 from simplegrad import Tensor, dtypes
@@ -19,7 +19,10 @@ WIDE = [dtypes.float32, dtypes.int32]
 """Types that meet all layouts; the others meet the plain ones, where loads differ by type."""
 
 
-def layouts_of(dtype: DType) -> dict[str, Layout]:
+def layouts_of(way: Any, dtype: DType) -> dict[str, Layout]:
+    """Return the layouts to try; unfused, where each is a kernel an operation, the fewer."""
+    if way.selector != "numpy" and not way.fused:
+        return {n: LAYOUTS[n] for n in (KINDS if dtype in WIDE else ["contiguous"])}
     return LAYOUTS if dtype in WIDE else {n: LAYOUTS[n] for n in PLAIN}
 
 
@@ -29,7 +32,7 @@ def test_value(way: Any, dtype: DType) -> None:
     if not way.has(dtype) or (way.kernels and dtype not in (*WIDE, dtypes.float16)):
         pytest.skip("no float64 here, or emitted as by the device's own family")
     cases = []
-    for where, layout in layouts_of(dtype).items():
+    for where, layout in layouts_of(way, dtype).items():
         leaves = [layout.leaf(array) for array in pairs(values(dtype))]
         views = [layout.view(tensor(leaf, dtype)) for leaf in leaves]
         powers = layout.view(tensor(second("pow", dtype, leaves[1]), dtype))
@@ -54,7 +57,7 @@ def test_gradient(way: Any, dtype: DType) -> None:
         pytest.skip("this device has no float64")
     cases = []
     seed, tried = 2.0, rounded(GENTLE if dtype.itemsize == 2 else FLOATS, dtype)
-    for where, layout in layouts_of(dtype).items():
+    for where, layout in layouts_of(way, dtype).items():
         if where == "overlapping":
             continue  # a scatter each: the rows of `as_strided` have it
         leaves = [np.asarray(layout.leaf(array)) for array in pairs(tried)]
