@@ -122,6 +122,8 @@
 #define ACC_V JOIN(ACC_T, VW)
 // Vector access through any ACC_T pointer (VEC(p) is an lvalue). vloadn and vstoren, and min and
 // max, are avoided throughout: PoCL leaves built-in functions as calls on some processors.
+// Loops that read vectors by themselves are not to be vectorized: that a compiler tries is a
+// quarter of what it takes for the kernel.
 // Tails are one loop with a condition: of two loops in a row that share their counter, Intel's
 // compiler (2026.2) made an endless one.
 typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
@@ -240,6 +242,7 @@ void KERNEL_NAME(PARAMS)
 #if A_PACK
 #if A_UNIT == 2
             for (int k = 0; k < depth; ++k) {
+                #pragma clang loop vectorize(disable)
                 for (int m = 0, step; m < padded_rows; m += step) {
                     step = m + VW <= rows && M_INSIDE(m0 + m) ? VW : 1;
                     if (step == VW) {
@@ -251,6 +254,9 @@ void KERNEL_NAME(PARAMS)
             }
 #else
             for (int m = 0; m < rows; ++m) {
+#if A_UNIT == 1
+                #pragma clang loop vectorize(disable)
+#endif
                 for (int k = 0, step; k < depth; k += step) {
                     step = 1;
 #if A_UNIT == 1 && defined(K_RUN)
@@ -298,6 +304,7 @@ void KERNEL_NAME(PARAMS)
                         b_panel[k * NV + v] = LOAD_B_V(b, k0 + k, n1 + v * VW);
                 }
                 // Run by run: the last vector is moved back to end where the run, or panel, does.
+                #pragma clang loop vectorize(disable)
                 for (int n = 0, step; !whole && n < width; n += step) {
                     const int before = LESSER((n1 + n) % N_RUN, n);
                     const int left = LESSER(N_RUN - (n1 + n) % N_RUN, width - n);
@@ -320,6 +327,9 @@ void KERNEL_NAME(PARAMS)
                     for (int n = width; n < NR; ++n)
                         b_lanes[k * NR + n] = 0;
 #else
+#if B_UNIT != 0
+                #pragma clang loop vectorize(disable)
+#endif
                 for (int k = 0, step; k < depth; k += step) {
                     step = 1;
 #if B_UNIT == 2
@@ -380,6 +390,9 @@ void KERNEL_NAME(PARAMS)
                         }
                         continue;
                     }
+#endif
+#if B_UNIT != 0
+                    #pragma clang loop vectorize(disable)
 #endif
                     for (int n = 0; n < NR; ++n)
                         b_lanes[k * NR + n] = n < width ? LOAD_B(b, k0 + k, n1 + n) : 0;

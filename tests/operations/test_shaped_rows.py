@@ -30,6 +30,9 @@ TRIED = {dtype: ["strided"] for dtype in dtypes.ALL}
 TRIED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
 TRIED[dtypes.int8] = ["transposed", "overlapping"]
 GPU = [dtypes.float32, dtypes.float16, dtypes.int8]
+UNFUSED = {dtypes.float32: ["contiguous", "transposed", "strided", "broadcast"],
+           dtypes.bfloat16: ["strided"], dtypes.int8: ["transposed"]}  # fmt: skip
+"""Each row is kernels of its own there."""
 
 
 def layouts_of(way: Any, dtype: DType) -> list[str]:
@@ -37,6 +40,8 @@ def layouts_of(way: Any, dtype: DType) -> list[str]:
         return []
     if way.kernels:
         return ["strided"]
+    if way.selector != "numpy" and not way.fused:
+        return UNFUSED.get(dtype, [])
     return TRIED[dtype]
 
 
