@@ -314,7 +314,12 @@ DTYPES = [float32, dtypes.bfloat16, float64, int64, dtypes.uint8, bool_]
 
 
 def cases() -> dict[str, Case]:
-    """Return the kernels that every family on every driver is tried on, by name."""
+    """Return all kernels, by name."""
+    return structures() | operations(DTYPES)
+
+
+def structures() -> dict[str, Case]:
+    """Return kernels of every structure."""
     found: dict[str, Case] = {}
     for n in (1, 5, 8, 100, 1000, 40007):
         found[f"chain {n}"] = chain(n)
@@ -345,8 +350,14 @@ def cases() -> dict[str, Case]:
     found["split max"] = split_sum(1000, 300, ops.MAX)
     found["split columns"] = column_split(100, 45, 32)
     found |= {f"window {n},{k}": window(n, k) for n, k in ((50, 3), (9, 5), (40, 21))}
-    for dtype in DTYPES:
-        found |= {f"cast {dtype} {t}": casts(dtype, t) for t in DTYPES if t is not dtype}
+    return found
+
+
+def operations(types: Sequence[DType]) -> dict[str, Case]:
+    """Return a kernel for each operation on each type."""
+    found: dict[str, Case] = {}
+    for dtype in types:
+        found |= {f"cast {dtype} {t}": casts(dtype, t) for t in types if t is not dtype}
         found[f"select {dtype}"] = select(dtype)
         if dtype.kind != "b":
             found[f"sum {dtype}"] = reduced(ops.SUM, (30, 41), (1,), dtype)
