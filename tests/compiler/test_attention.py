@@ -93,7 +93,7 @@ def test_single_queries_keys_and_widths(one_cl_device: Any, sizes: tuple[int, ..
 
 
 @pytest.mark.parametrize("sizes", [(33, 70, 12, 20)], ids=str)
-def test_gpu_kernels(cl_device: Any, sizes: tuple[int, ...]) -> None:
+def test_gpu_kernels(one_cl_device: Any, sizes: tuple[int, ...]) -> None:
     m, n, d, e = sizes
     leaves = operands((2, 3, m, d), (2, 3, n, d), (2, 3, n, e))
     mask = RNG.random((m, n)) < 0.9
@@ -259,7 +259,7 @@ def test_large_scores_stay_exact(one_cl_device: Any) -> None:
     compare([attention(grown, k, v).numpy()], [exact(grown, k, v)], 1e-3)
 
 
-def test_memory_grows_with_the_length(cl_device: Any) -> None:
+def test_memory_grows_with_the_length(one_cl_device: Any) -> None:
     def extra(n: int) -> int:
         leaves = operands((1, 2, n, 16), (1, 2, n, 16), (1, 2, n, 16))
         sg.realize(*leaves)
@@ -351,7 +351,7 @@ def test_finite_differences(one_cl_device: Any) -> None:
         assert float((gradient * step).sum()) == pytest.approx(slope, rel=1e-4, abs=1e-3)
 
 
-def test_equal_runs_give_equal_bits(cl_device: Any) -> None:
+def test_equal_runs_give_equal_bits(one_cl_device: Any) -> None:
     leaves = operands((2, 2, 100, 20), (2, 2, 130, 20), (2, 2, 130, 20))
     weight = RNG.standard_normal((2, 2, 100, 20)).astype(np.float32)
     first, second = (run(attention, leaves, weight)[0] for _ in range(2))

@@ -60,6 +60,7 @@ def ran(name: str, device: str, monkeypatch: pytest.MonkeyPatch, out: str = "") 
         monkeypatch.setattr(example, key, value)
     if name == "gan":
         monkeypatch.setattr(cnn, "fit", lambda *_: None)
+        monkeypatch.setattr(cnn, "Network", lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
     with sg.device(device):
         run = frame.Run(2, seed=1, out=out)
         example.train(run)

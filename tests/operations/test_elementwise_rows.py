@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import conftest
 import numpy as np
 import pytest
 from checking import ALL_TYPES, ATOL, EPS, FLOAT_TYPES, Case, check, tensor
@@ -15,23 +16,34 @@ from simplegrad import Tensor, dtypes
 from simplegrad.dtypes import DType
 from simplegrad.runtime.numpy_device import rounded
 
+SKIPPED = "no float64 here, or emitted as in other ways"
 WIDE = [dtypes.float32, dtypes.int32]
 """Types that meet all layouts; the others meet the plain ones, where loads differ by type."""
 
 
 def layouts_of(way: Any, dtype: DType) -> dict[str, Layout]:
     """Return the layouts to try: fewer where each is a kernel an operation, or takes long."""
-    dear = way.kernels or (way.selector != "numpy" and not way.fused)
-    if dtype in WIDE:
-        return {n: LAYOUTS[n] for n in KINDS} if dear else LAYOUTS
-    return {n: LAYOUTS[n] for n in (PLAIN if way.fused else PLAIN[:1])}
+    if not way.fused:
+        return {n: LAYOUTS[n] for n in (KINDS if dtype is dtypes.float32 else ["contiguous"])}
+    if dtype not in WIDE or way.kernels:
+        return {n: LAYOUTS[n] for n in PLAIN}
+    return LAYOUTS
+
+
+def tried(way: Any, dtype: DType) -> bool:
+    """Whether to try a type: those of one kind are emitted alike in what takes long."""
+    if not way.has(dtype):
+        return False
+    if way.kernels:
+        return dtype in (*WIDE, dtypes.float16)
+    return way.fused or dtype is dtypes.float32 or way.selector == conftest.OPENCL[0]
 
 
 @pytest.mark.parametrize("dtype", ALL_TYPES, ids=str)
 def test_value(way: Any, dtype: DType) -> None:
     """All pairs of special and ordinary values."""
-    if not way.has(dtype) or (way.kernels and dtype not in (*WIDE, dtypes.float16)):
-        pytest.skip("no float64 here, or emitted as by the device's own family")
+    if not tried(way, dtype):
+        pytest.skip(SKIPPED)
     cases = []
     for where, layout in layouts_of(way, dtype).items():
         leaves = [layout.leaf(array) for array in pairs(values(dtype))]
@@ -54,14 +66,14 @@ ROOM = 16
 @pytest.mark.parametrize("dtype", FLOAT_TYPES, ids=str)
 def test_gradient(way: Any, dtype: DType) -> None:
     """NaN, inf, kinks and edges of domains; what the derivatives are there is documented."""
-    if not way.has(dtype):
-        pytest.skip("this device has no float64")
+    if not tried(way, dtype):
+        pytest.skip(SKIPPED)
     cases = []
-    seed, tried = 2.0, rounded(GENTLE if dtype.itemsize == 2 else FLOATS, dtype)
+    seed, numbers = 2.0, rounded(GENTLE if dtype.itemsize == 2 else FLOATS, dtype)
     for where, layout in layouts_of(way, dtype).items():
         if where == "overlapping":
             continue  # a scatter each: the rows of `as_strided` have it
-        leaves = [np.asarray(layout.leaf(array)) for array in pairs(tried)]
+        leaves = [np.asarray(layout.leaf(array)) for array in pairs(numbers)]
         arrays = [layout.of_array(leaf).astype(np.float64) for leaf in leaves]
         for name, row in ROWS.items():
             if row.slopes is None:

@@ -27,12 +27,11 @@ SPECIAL: dict[str, Any] = {
 }
 EMPTY = {"no rows": np.zeros((0, 6)), "no columns": np.zeros((6, 0))}
 TRIED = {dtype: ["strided"] for dtype in dtypes.ALL}
-TRIED[dtypes.float32] = ["contiguous", "transposed", "flipped", "strided", "broadcast"]
+TRIED[dtypes.float32] = ["contiguous", "transposed", "strided", "broadcast"]
 TRIED[dtypes.int8] = ["transposed", "overlapping"]
-GPU = [dtypes.float32, dtypes.float16, dtypes.int8]
-UNFUSED = {dtypes.float32: ["contiguous", "transposed", "strided", "broadcast"],
-           dtypes.bfloat16: ["strided"], dtypes.int8: ["transposed"]}  # fmt: skip
-"""Each row is kernels of its own there."""
+GPU = [dtypes.float32, dtypes.int8]
+UNFUSED = {dtypes.float32: ["strided", "broadcast"], dtypes.int8: ["transposed"]}
+"""Each row is kernels of its own there; the rows of special values are contiguous."""
 
 
 def layouts_of(way: Any, dtype: DType) -> list[str]:
