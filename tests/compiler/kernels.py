@@ -366,7 +366,7 @@ def operations(types: Sequence[DType]) -> dict[str, Case]:
         for op in sorted(ops.of_kind(ops.ELEMENTWISE) - {ops.CAST, ops.WHERE}, key=str):
             if dtype.kind in op.kinds and op.kinds != "u":
                 found[f"{op} {dtype}"] = arithmetic(op, dtype)
-    for op in ops.of_kind(ops.ELEMENTWISE):
+    for op in sorted(ops.of_kind(ops.ELEMENTWISE), key=str):
         if op.kinds == "u":
             found[f"{op} uint32"] = arithmetic(op, uint32)
     return found
