@@ -128,6 +128,7 @@ WORKLOADS = [
              _floats((_SIDE, _SIDE + 2))),
     Workload("sum 16M", "sum", normal((_BIG,)), 1e-4, 4 * _BIG, ceiling="read"),
     Workload("sum axis 0 4096x4096", "sum_axis0", _SQUARE, 1e-5, _SQUARE_READ, ceiling="read"),
+    Workload("sum axis 1 4096x4096", "sum_axis1", _SQUARE, 1e-5, _SQUARE_READ, ceiling="read"),
     Workload("sum of squares axis 1 4096x4096", "square_sum_axis1", _SQUARE, 1e-5, _SQUARE_READ,
              ceiling="read"),
     *_rows(4096, 1024),

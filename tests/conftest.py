@@ -27,6 +27,11 @@ OPENCL = sorted(
 NO_DRIVER = "no OpenCL device here; pip install 'simplegrad[cpu]'"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: workers wait for linkers and for threads of drivers."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _verified() -> Iterator[None]:
     with settings.override(verify=True):

@@ -50,6 +50,9 @@ class Netcl(Library):
     def sum_axis0(self, x: Any) -> Any:
         return ag_ops.sum(ag.tensor(x), axis=0)
 
+    def sum_axis1(self, x: Any) -> Any:
+        return ag_ops.sum(ag.tensor(x), axis=1)
+
     def square_sum_axis1(self, x: Any) -> Any:
         return ag_ops.sum(ag_ops.square(ag.tensor(x)), axis=1)
 

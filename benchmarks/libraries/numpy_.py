@@ -44,6 +44,9 @@ class Numpy(Library):
     def sum_axis0(self, x: Any) -> Any:
         return x.sum(axis=0)
 
+    def sum_axis1(self, x: Any) -> Any:
+        return x.sum(axis=1)
+
     def square_sum_axis1(self, x: Any) -> Any:
         return (x * x).sum(axis=1)
 

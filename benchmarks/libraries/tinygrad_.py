@@ -57,6 +57,9 @@ class Tinygrad(TinygradModels):
     def sum_axis0(self, x: Any) -> Any:
         return x.sum(0)
 
+    def sum_axis1(self, x: Any) -> Any:
+        return x.sum(1)
+
     def square_sum_axis1(self, x: Any) -> Any:
         return (x * x).sum(1)
 

@@ -333,8 +333,9 @@ def structures() -> dict[str, Case]:
     found |= {f"divided {n}": divided(n, k) for n, k in ((50, 7), (64, 8), (6, 4))}
     for along in (False, True):
         found |= {f"gather {along} {d}": gather(9, 37, 11, along, d) for d in (int64, uint32)}
-    for n, m in ((3, 5), (4, 100), (40, 1024), (2, 9001), (300, 17), (1, 1)):
+    for n, m in ((3, 5), (40, 1024), (300, 17), (1, 1)):
         found |= {f"softmax {n}x{m} {a}": softmax(n, m, a) for a in (0, 1)}
+    found["softmax 2x9001 1"] = softmax(2, 9001)
     found |= {f"layer_norm {n}x{m}": layer_norm(n, m) for n, m in ((3, 5), (17, 768), (5, 3))}
     reductions = (
         ((9, 40), (1,)), ((40, 9), (0,)), ((300, 70), (0,)), ((70, 300), (1,)),
@@ -342,7 +343,8 @@ def structures() -> dict[str, Case]:
     )  # fmt: skip
     for op in (ops.SUM, ops.MAX, ops.MIN, ops.ARGMAX, ops.ARGMIN):
         # Values are all reduced one way, and values with their places another.
-        for shape, axes in reductions if op in (ops.SUM, ops.ARGMAX) else reductions[:2]:
+        tried = {ops.SUM: reductions, ops.ARGMAX: reductions[::2]}.get(op, reductions[:2])
+        for shape, axes in tried:
             found[f"{op} {shape} {axes}"] = reduced(op, shape, axes)
     found["sum 0,2"] = reduced(ops.SUM, (20, 5, 30), (0, 2))
     found["prod"] = reduced(ops.PROD, (20, 5), (1,))

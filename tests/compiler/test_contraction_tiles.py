@@ -34,7 +34,7 @@ def test_gpu_tiles(one_cl_device: Any, layout: tuple[int, ...], subscripts: str)
         shape = Shape("einsum_gpu", (1, m, n, k), layout=layout)
         before, recipes = one_cl_device.tuned, [t.recipe for t in tiles.candidates(shape, target)]
         assert len(recipes) >= 5
-        for recipe in recipes:
+        for recipe in recipes if subscripts == "ik,kj->ij" else recipes[::3]:
             name = tiles.shape_class(shape)
             one_cl_device.tuned = frozenset([Winner(name, recipe, 1.0, "2026-11-24")])
             try:

@@ -65,6 +65,6 @@ LAYOUTS: dict[str, Layout] = {
     "empty": Layout(lambda x: x[:0]),
     "empty leaf": Layout(lambda x: x.T, lambda a: a[:, :0]),
 }
-KINDS = ["contiguous", "transposed", "strided", "broadcast", "0-d", "empty"]
+KINDS = ["contiguous", "strided", "broadcast", "0-d", "empty"]
 """One of each kind."""
 PLAIN = ["contiguous", "strided", "0-d", "empty"]
