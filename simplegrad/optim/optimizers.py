@@ -248,10 +248,10 @@ class SGD(Optimizer):
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
         nesterov: bool = False, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
+        self._not_negative("momentum", momentum)
         if not momentum:
             self.names = ()
         super().__init__(params, learning_rate, weight_decay)
-        self._not_negative("momentum", momentum)
         nesterov = flag("SGD: nesterov", nesterov)
         if nesterov and not momentum:
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
