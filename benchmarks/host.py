@@ -116,7 +116,7 @@ def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
     """Return the last lines that a process printed; raises `SystemExit` with what it said."""
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=_LIMIT_S, check=False,
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{' '.join(command[:4])[:80]} failed:\n{done.stderr[-2000:]}")

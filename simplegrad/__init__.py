@@ -52,7 +52,6 @@ from simplegrad.errors import (
     SimplegradError,
     UnsupportedOp,
 )
-from simplegrad.expressions.symbolic import Symbolic, symbolic
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
 from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
@@ -147,6 +146,7 @@ globals().update(_FUNCTIONS)
 
 if _TYPE_CHECKING:
     from simplegrad import nn, onnx
+    from simplegrad.expressions.symbolic import Symbolic, symbolic
 
 _PARTS = ("nn", "onnx")
 """Parts that are loaded when they are first named: a program without them need not wait."""
@@ -155,6 +155,8 @@ _PARTS = ("nn", "onnx")
 def __getattr__(name: str) -> _Any:
     if name in _PARTS:
         return _importlib.import_module(f"{__name__}.{name}")
+    if name in ("Symbolic", "symbolic"):
+        return getattr(_importlib.import_module(f"{__name__}.expressions.symbolic"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -10,7 +10,6 @@ was faster alone is tried together.
 from __future__ import annotations
 
 import datetime
-import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +145,7 @@ class _Field:
 
     def _sample(self, recipe: str) -> float:
         plan = self.plans[recipe]
-        return statistics.median(self._seconds(plan) for _ in range(self._runs[recipe]))
+        return float(np.median([self._seconds(plan) for _ in range(self._runs[recipe])]))
 
     def heats(self) -> list[str]:
         """Return the recipes that are faster than the default in a few turns, the best first."""
@@ -156,7 +155,7 @@ class _Field:
             base = self._sample(self._default.recipe)
             for recipe in others if turn % 2 else others[::-1]:
                 ratios[recipe].append(base / self._sample(recipe))
-        middle = {r: statistics.median(own) for r, own in ratios.items()}
+        middle = {r: float(np.median(own)) for r, own in ratios.items()}
         return sorted((r for r in others if middle[r] > 1), key=lambda r: -middle[r])
 
     def final(self, better: Sequence[str]) -> tuple[str, float]:
@@ -174,7 +173,7 @@ class _Field:
                 own.append(base / time_)
         best, gain = default, 1.0
         for recipe, own in finals.items():
-            middle, low = statistics.median(own), sorted(own)[len(own) // 4]
+            middle, low = float(np.median(own)), sorted(own)[len(own) // 4]
             if middle >= _MARGIN and low >= 1.02 and middle > gain:
                 best, gain = recipe, middle
         return best, gain
