@@ -1,8 +1,10 @@
 """What a kernel over rows should fetch into the cache while it computes.
 
 A row that is read again and again between reductions leaves the memory idle in its dear stages,
-so a stage before the one that stores asks for the lines that will be written. The next row needs
-no help: the hardware has seen the row before it, and being asked twice costs up to a fifth.
+so a stage before the one that stores asks for the lines that will be written. Where that stage
+computes much (an exponential), it asks for the next row too: softmax of 4096x1024 takes 0.75 of
+the time. Where it computes little (layer_norm), the hardware, which has seen the row before it,
+does better alone, and being asked twice costs up to a fifth.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from simplegrad.compiler.ir.kernel import LOAD, Kernel, Value
 
 LINE = 64
 """Bytes of a cache line."""
+_IDLE = 8
+"""Operations an element, in multiply-adds, from which a stage leaves the memory idle."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ def fetches(kernel: Kernel, stages: Sequence[Stage], lane: Var) -> dict[int, lis
             arg = kernel.args[output.arg]
             fetch = Fetch(output.arg, output.index, True, arg.dtype.itemsize)
             found.setdefault(dear, []).append(fetch)
+    if costs[dear] >= _IDLE:
+        values = [kernel.reductions[i].value for stage in stages for i in stage.reductions]
+        ahead = reads_ahead(kernel, values, lane, row, 1)
+        found.setdefault(dear, []).extend(dict.fromkeys(ahead))
     return found
 
 
