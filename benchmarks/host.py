@@ -113,7 +113,10 @@ for name, function in (("without", work), ("with", TinyJit(work))):
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Return the last lines that a process printed; raises `SystemExit` with what it said."""
+    """Return the last lines that a process printed; raises `SystemExit` with what it said.
+
+    Byte code is kept, as installed packages keep it.
+    """
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=_LIMIT_S, check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},

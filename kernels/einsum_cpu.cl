@@ -122,8 +122,8 @@
 #define ACC_V JOIN(ACC_T, VW)
 // Vector access through any ACC_T pointer (VEC(p) is an lvalue). vloadn and vstoren, and min and
 // max, are avoided throughout: PoCL leaves built-in functions as calls on some processors.
-// Loops that read vectors by themselves are not to be vectorized: that a compiler tries is a
-// quarter of what it takes for the kernel.
+// Loops that read vectors by themselves are told not to be vectorized once more: trying costs up
+// to a quarter of the time that the kernel takes to compile.
 // Tails are one loop with a condition: of two loops in a row that share their counter, Intel's
 // compiler (2026.2) made an endless one.
 typedef ACC_V unaligned_v __attribute__((aligned(sizeof(ACC_T))));
@@ -391,7 +391,7 @@ void KERNEL_NAME(PARAMS)
                         continue;
                     }
 #endif
-#if B_UNIT != 0
+#if B_UNIT == 1
                     #pragma clang loop vectorize(disable)
 #endif
                     for (int n = 0; n < NR; ++n)

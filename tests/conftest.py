@@ -27,9 +27,12 @@ OPENCL = sorted(
 NO_DRIVER = "no OpenCL device here; pip install 'simplegrad[cpu]'"
 
 
-def pytest_xdist_auto_num_workers() -> int:
+def pytest_xdist_auto_num_workers() -> int | None:
     """One more than there are cores: workers wait for linkers and for threads of drivers."""
-    return (os.cpu_count() or 1) + 1
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # xdist reads it
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (cores or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -198,15 +198,7 @@ def test_pieces_join_to_a_suite(tmp_path: Path) -> None:
 
 def test_command_line(one_cl_device: Any, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--device", one_cl_device.name]
-    command += [
-        "--peers",
-        "numpy",
-        "--compare",
-        "fusion",
-        "--only",
-        "einsum 256",
-        "layer_norm 3000",
-    ]
+    command += ["--peers", "numpy", "--compare", "fusion", "--only", SMALL]
     command += ["--turns", "2", "--repeat", "2"]
     command += ["--append", "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -214,7 +206,7 @@ def test_command_line(one_cl_device: Any, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").exists()
     result = json.loads((tmp_path / "a.json").read_text())
     assert list(result["contestants"]) == ["simplegrad", "unfused", "numpy"]
-    assert [row["name"] for row in result["rows"]] == ["layer_norm 3000x777", SMALL]
+    assert [row["name"] for row in result["rows"]] == [SMALL]
     for row in result["rows"]:
         assert set(row["ratios"]) == {"unfused", "numpy"}
         for label, entry in row["entries"].items():
@@ -223,8 +215,7 @@ def test_command_line(one_cl_device: Any, tmp_path: Path) -> None:
         ours = row["entries"]["simplegrad"]
         assert ours["compiles"] == 0 and ours["launches"] >= 1  # warm
         assert ours["host_ms"] < ours["median_ms"] < ours["cold_ms"]
-    assert result["rows"][0]["entries"]["simplegrad"]["of_ceiling"] > 0
-    assert result["rows"][1]["entries"]["simplegrad"]["operations"] == 2 * 256**3
+    assert result["rows"][0]["entries"]["simplegrad"]["operations"] == 2 * 256**3
     assert "fused is slower than unfused:" in done.stdout
     refused = subprocess.run(
         [*command[:3], "--only", "nothing"], capture_output=True, text=True, check=False

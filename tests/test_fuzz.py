@@ -19,7 +19,7 @@ import simplegrad as sg
 
 SEED = os.environ.get("SEED", "")
 EXAMPLES = int(os.environ.get("EXAMPLES", "0"))
-COUNTS = {"first": 5, "other": 4, "gpu": 4}
+COUNTS = {"first": 6, "other": 4, "gpu": 4}
 """Programs of a kind: on the first device here, each of the others, and forced GPU kernels."""
 
 

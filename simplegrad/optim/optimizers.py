@@ -88,7 +88,10 @@ class Optimizer:
     """Base: `params` are leaf tensors; `learning_rate` is a number or a schedule of the step."""
 
     names: tuple[str, ...] = ()
-    """The state kept per parameter, each of the parameter's shape, zero at first."""
+    """The state kept per parameter, each of the parameter's shape, zero at first.
+
+    To be set before `__init__`, which makes it.
+    """
 
     def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
         self.params = parameters_of(type(self).__name__, params)
@@ -110,7 +113,10 @@ class Optimizer:
             seen.add(id(p))
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
-        self.state: dict[int, tuple[Node, ...]] = self._fresh()
+        recording.refuse(f"makes {type(self).__name__}, whose state lasts", "make it outside")
+        self.state: dict[int, tuple[Node, ...]] = {
+            i: self._zeros(p._node) for i, p in enumerate(self.params)
+        }
 
     def _below_one(self, name: str, value: float) -> None:
         if not 0 <= real(f"{type(self).__name__}: {name}", value) < 1:
@@ -179,13 +185,11 @@ class Optimizer:
     def _count(self) -> None:
         self.steps += 1
 
-    def _fresh(self) -> dict[int, tuple[Node, ...]]:
+    def _zeros(self, p: Node) -> tuple[Node, ...]:
         """Return zeros in memory; of constants the first step would make kernels of its own."""
-
-        def zeros(p: Node) -> Node:
-            return from_numpy(np.zeros(p.shape, p.dtype.numpy), p.dtype, p.device)
-
-        return {i: tuple(zeros(p._node) for _ in self.names) for i, p in enumerate(self.params)}
+        return tuple(
+            from_numpy(np.zeros(p.shape, p.dtype.numpy), p.dtype, p.device) for _ in self.names
+        )
 
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
@@ -235,7 +239,8 @@ class Optimizer:
                 loaded[i] = tuple(from_numpy(a, node.dtype, node.device) for a in arrays)
         if faults:
             raise ShapeError("load_state_dict: " + "; ".join(faults))
-        self.state, self.steps = self._fresh() | loaded, int(state["steps"])
+        self.state = {i: loaded.get(i) or self._zeros(p._node) for i, p in enumerate(self.params)}
+        self.steps = int(state["steps"])
 
 
 class SGD(Optimizer):

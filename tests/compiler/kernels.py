@@ -310,7 +310,7 @@ def select(dtype: DType, n: int = 45) -> Case:
 
 
 DTYPES = [float32, dtypes.bfloat16, float64, int64, dtypes.uint8, bool_]
-"""One of each way to load, compute and round; the rows of operations meet all types."""
+"""One of each way to load, compute and round."""
 
 
 def cases() -> dict[str, Case]:

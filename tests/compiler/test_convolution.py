@@ -44,7 +44,7 @@ FEW = ["padded", "short lines", "lines of four", "strided", "grouped", "one by o
 @pytest.mark.parametrize("name", CASES)
 def test_values_are_numpys(name: str, cl_device: Any) -> None:
     if cl_device.name != conftest.OPENCL[0] and name not in FEW:
-        pytest.skip("read like others")
+        pytest.skip("this driver has read such lines in other cases")
     *shapes, options = CASES[name]
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(s).astype(np.float32) for s in shapes]

@@ -115,6 +115,6 @@ def _case(label: str, got: Tensor, want: Any) -> Case:
 
 def test_values(way: Any) -> None:
     if not way.fused and way.selector != conftest.OPENCL[0]:
-        pytest.skip("the kernels of the rows of operations")
+        pytest.skip("unfused, these are the kernels of single operations, which have rows")
     for some in cases().values():
         check(some)

@@ -29,8 +29,9 @@ EMPTY = {"no rows": np.zeros((0, 6)), "no columns": np.zeros((6, 0))}
 TRIED = {dtype: ["strided"] for dtype in dtypes.ALL}
 TRIED[dtypes.float32] = ["contiguous", "transposed", "strided", "broadcast"]
 TRIED[dtypes.int8] = ["transposed", "overlapping"]
-GPU = [dtypes.float32, dtypes.int8]
-UNFUSED = {dtypes.float32: ["strided", "broadcast"], dtypes.int8: ["transposed"]}
+GPU = [dtypes.float32, dtypes.bfloat16, dtypes.int8]
+UNFUSED = {dtypes.float32: ["strided", "broadcast"], dtypes.bfloat16: ["strided"],
+           dtypes.int8: ["transposed"], dtypes.bool_: ["strided"]}  # fmt: skip
 """Each row is kernels of its own there; the rows of special values are contiguous."""
 
 

@@ -332,6 +332,12 @@ def test_refused(name: str) -> None:
     np.testing.assert_array_equal((leaf() * 2).numpy(), DATA * 2)  # nothing is left behind
 
 
+def test_an_optimiser_made_inside_is_refused() -> None:
+    w = Tensor(np.ones(5))
+    with pytest.raises(sg.JitError, match=r"makes Adam, whose state lasts.*make it outside"):
+        sg.jit(lambda x: x * Adam([w]).rate)(leaf())
+
+
 def test_a_result_that_tracks_is_refused() -> None:
     w = Tensor(DATA)
     with pytest.raises(sg.JitError, match=r"tracks gradients of a tensor outside.*detach\(\)"):

@@ -2,9 +2,9 @@
 
 A row that is read again and again between reductions leaves the memory idle in its dear stages,
 so a stage before the one that stores asks for the lines that will be written. Where that stage
-computes much (an exponential), it asks for the next row too: softmax of 4096x1024 takes 0.75 of
-the time. Where it computes little (layer_norm), the hardware, which has seen the row before it,
-does better alone, and being asked twice costs up to a fifth.
+computes much (an exponential, say), it asks for the next row too: softmax of 4096x1024 takes 0.75
+of the time. Where it computes little (layer_norm), the hardware, which has seen the row before
+it, does better alone, and being asked twice costs up to a fifth.
 """
 
 from __future__ import annotations
