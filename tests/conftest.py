@@ -15,6 +15,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share the folder of w
     _CACHE = tempfile.TemporaryDirectory(prefix="simplegrad-tests-")
     os.environ["SIMPLEGRAD_CACHE_DIR"] = _CACHE.name
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # its idle threads spin, beside the workers
+
 import simplegrad as sg
 from simplegrad import settings
 from simplegrad.runtime import builtins

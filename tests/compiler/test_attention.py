@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import conftest
 import numpy as np
 import pytest
 
@@ -77,6 +78,8 @@ def check(leaves: list[Tensor], change: Callable[[Any], Any], rtol: float = 2e-5
     ids=str,
 )
 def test_sizes_forward_and_backward(cl_device: Any, sizes: tuple[int, ...]) -> None:
+    if cl_device.name != conftest.OPENCL[0] and sizes != (129, 7, 20, 80):
+        pytest.skip("one case shows that this driver compiles the template right")
     m, n, d, e = sizes
     leaves = operands((2, 3, m, d), (2, 3, n, d), (2, 3, n, e))
     compare([check(leaves, lambda s: s)], [exact(*leaves)])

@@ -37,7 +37,7 @@ def _values(arrays: list[Any], options: dict[str, Any], device: Any) -> list[Any
         return [np.asarray(v) for v in (y.detach(), x.grad, w.grad)]
 
 
-FEW = ["padded", "short lines", "lines of four", "strided", "grouped", "one by one"]
+FEW = ["padded", "short lines", "strided", "one by one"]
 """Those that other drivers than the first meet."""
 
 
