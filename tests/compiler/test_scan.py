@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import conftest
 import numpy as np
 import pytest
 
@@ -77,6 +78,8 @@ def test_cells(cl_device: Any, make: Any, sizes: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize(("make", "sizes"), CELLS[2:4], ids=str)
 def test_gpu_kernels(cl_device: Any, make: Any, sizes: tuple[int, int, int]) -> None:
+    if "pocl" in cl_device.name and make is nn.LSTM and len(conftest.OPENCL) > 1:
+        pytest.skip("PoCL compiles barriers slowly: the other cell will do")
     with settings.override(kernels="gpu"):
         check(make, sizes)
         assert "scan_gpu.cl" in sg.explain(make(2, 8)(np.ones((2, 3, 2)))[0])
