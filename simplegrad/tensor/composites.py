@@ -18,6 +18,7 @@ from simplegrad.tensor.core import Core, as_tensor, lift, same_device, wrap
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.naming import named
 from simplegrad.tensor.shapes import is_same, normalize_axes, normalize_axis, pair
+from simplegrad.tensor.stamped import stamped
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -115,6 +116,7 @@ class Composites(Contraction):
             top = x.max(axis, True)
         return x.sub(top)
 
+    @stamped
     def softmax(self, axis: Any = -1) -> Tensor:
         """Return exp(x) / sum(exp(x)) along `axis`.
 
@@ -126,6 +128,7 @@ class Composites(Contraction):
         e = self._shifted(axis).exp()
         return e.mul(e.sum(axis, True).reciprocal())
 
+    @stamped
     def logsoftmax(self, axis: Any = -1) -> Tensor:
         """Return log(softmax(x)) along `axis`, exact where softmax is tiny."""
         axis = normalize_axes("logsoftmax", axis, self.ndim)
@@ -136,6 +139,7 @@ class Composites(Contraction):
 
     # Normalisation and dropout --------------------------------------------------------------------
 
+    @stamped
     def layer_norm(
         self, axes: Any = -1, weight: Any = None, bias: Any = None, eps: float = 1e-5
     ) -> Tensor:
@@ -155,6 +159,7 @@ class Composites(Contraction):
         result = result if weight is None else result.mul(weight)
         return result if bias is None else result.add(bias)
 
+    @stamped
     def batch_norm(
         self,
         weight: Any = None,
@@ -201,6 +206,7 @@ class Composites(Contraction):
 
     # Convolution and pooling ----------------------------------------------------------------------
 
+    @stamped
     def _conv(
         self, name: str, w: Any, rank: int, bias: Any, settings_: tuple[Any, Any, Any, int]
     ) -> Tensor:
@@ -284,6 +290,7 @@ class Composites(Contraction):
         x = self._padded(name, padding, kernel, dilation, value)
         return x.window_view(kernel, stride, dilation)
 
+    @stamped
     def maxpool1d(
         self, kernel_size: Any = 3, padding: Any = 0, stride: Any = 1, dilation: Any = 1
     ) -> Tensor:
@@ -291,6 +298,7 @@ class Composites(Contraction):
         setup = padding, stride, dilation
         return self._pool("maxpool1d", kernel_size, 1, self.dtype.low, setup).max(-1)  # type: ignore
 
+    @stamped
     def maxpool2d(
         self, kernel_size: Any = (3, 3), padding: Any = 0, stride: Any = 1, dilation: Any = 1
     ) -> Tensor:
@@ -299,10 +307,12 @@ class Composites(Contraction):
         windows = self._pool("maxpool2d", kernel_size, 2, self.dtype.low, setup)
         return windows.max((-1, -2))  # type: ignore[no-any-return]
 
+    @stamped
     def avgpool1d(self, kernel_size: Any = 3, padding: Any = 0, stride: Any = 1) -> Tensor:
         """Return the mean of each window of an (N, C, L) array, padding counted as zeros."""
         return self._pool("avgpool1d", kernel_size, 1, 0, (padding, stride, 1)).mean(-1)  # type: ignore
 
+    @stamped
     def avgpool2d(self, kernel_size: Any = (3, 3), padding: Any = 0, stride: Any = 1) -> Tensor:
         """Return the mean of each window of an (N, C, H, W) array, padding counted as zeros."""
         windows = self._pool("avgpool2d", kernel_size, 2, 0, (padding, stride, 1))
@@ -331,25 +341,31 @@ class Composites(Contraction):
                 f"{self.shape}: labels must be integers of shape {rest} (.astype('int64')), "
                 f"probabilities floats of shape {self.shape} (.astype('float32'))"
             )
-        logs = self.logsoftmax(axis)
-        if target.dtype.is_float:
-            return reduced(target.mul(logs).sum(axis).neg(), reduction)
         classes = self.shape[axis]
         on_host = not isinstance(given, Core) or target.device.name == "numpy"
-        if on_host or settings.current().check:
+        if not target.dtype.is_float and (on_host or settings.current().check):
             values = np.asarray(given)
             if values.size and not (values.min() >= 0 and values.max() < classes):
                 raise IndexOutOfRange(
                     f"cross_entropy: labels {values.min()} … {values.max()} are not all in "
                     f"0 … {classes - 1}"
                 )
+        return self._cross_entropy(target, axis, reduction)
+
+    @stamped
+    def _cross_entropy(self, target: Tensor, axis: int, reduction: str) -> Tensor:
+        logs = self.logsoftmax(axis)
+        if target.dtype.is_float:
+            return reduced(target.mul(logs).sum(axis).neg(), reduction)
+        classes = self.shape[axis]
         shape = tuple([classes if a == axis else 1 for a in range(self.ndim)])
         index = build.cast(target._node, dtypes.int64)
-        wide = build.reshape(index, (*rest[:axis], 1, *rest[axis:]))
+        wide = build.reshape(index, (*self.shape[:axis], 1, *self.shape[axis + 1 :]))
         iota = build.reshape(build.iota(classes, dtypes.int64, index.device), shape)
         hit = lift(build.apply(ops.EQUAL, wide, iota))
         return reduced(hit.where(logs, 0).sum(axis).neg(), reduction)
 
+    @stamped
     def mse_loss(self, target: Any, reduction: str = "mean") -> Tensor:
         """Return the squared differences from `target`, averaged unless told otherwise."""
         return reduced(self.sub(target).square(), reduction)

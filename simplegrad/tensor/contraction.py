@@ -23,6 +23,7 @@ from simplegrad.graph.node import Node, make
 from simplegrad.tensor.core import Core, common, lift
 from simplegrad.tensor.indexing import Indexing
 from simplegrad.tensor.shapes import normalize_axes
+from simplegrad.tensor.stamped import stamped
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -354,6 +355,7 @@ def _nodes(*values: Any) -> list[Node]:
     return [v._node for v in values if isinstance(v, Core)]
 
 
+@stamped
 def matmul(a: Any, b: Any) -> Tensor:
     """Return the matrix product (…, n, k) @ (…, k, m) with NumPy's rules for vectors."""
     x, y = common("matmul", ops.SUM.kinds, a, b)

@@ -1,0 +1,73 @@
+"""Composites that copy what they made before of operands of the same kinds; see `graph.stencil`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from simplegrad.graph.node import Node, user_line
+from simplegrad.graph.stencil import Table, sort_of
+from simplegrad.tensor.core import MAX_HELD_BYTES, MAX_PENDING, Core, flush, release, wrap
+from simplegrad.tensor.modes import mode
+
+F = TypeVar("F", bound=Callable[..., Any])
+_table = Table()
+
+
+def stamped(function: F) -> F:
+    """Let a function of tensors, numbers, words and tuples of these make its graph but twice.
+
+    It returns one tensor, whose graph must depend on nothing besides: on no setting, and on no
+    value. The first operand is of floats, or the function is called as it is.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        inputs: list[Node] = []
+        key: list[Any] = [function, mode.grad]
+        for value in (*args, *kwargs.items()) if kwargs else args:
+            if not _describe(value, key, inputs):
+                return function(*args, **kwargs)
+        if not inputs or inputs[0].device is None or not inputs[0].kind.spec.dtype.is_float:
+            return function(*args, **kwargs)
+        device = inputs[0].device
+        whole = (device, *key)
+        stencil = _table.find(whole)
+        if stencil is None:
+            result = function(*args, **kwargs)
+            if result._node.device is device:
+                _table.learn(whole, inputs, [result._node])
+            return result
+        node = stencil.stamp(inputs, device, user_line())[0]
+        if node.depth > MAX_PENDING:
+            flush(node, inputs)
+        if node.unread > MAX_HELD_BYTES:
+            release(node)
+        return wrap(node)
+
+    return cast(F, call)
+
+
+def _describe(value: Any, key: list[Any], inputs: list[Node]) -> bool:
+    """Add what a result may depend on to a key; False where that cannot be said."""
+    kind = type(value)
+    if kind is Core.final:
+        node = value._node
+        for i, other in enumerate(inputs):
+            if other is node:
+                key.append(i)
+                break
+        else:
+            key += (sort_of(node), node.tracks, node.device)
+        inputs.append(node)
+    elif kind is int or kind is str or value is None:
+        key.append(value)
+    elif kind is float or kind is bool:
+        key += (kind, repr(value))  # 0.0 is no -0.0, and True no 1
+    elif kind is tuple:
+        key += (kind, len(value))
+        return all(_describe(part, key, inputs) for part in value)
+    else:
+        return False
+    return True
