@@ -13,9 +13,11 @@ from simplegrad.graph.infer import broadcast_shapes
 from simplegrad.graph.node import make
 from simplegrad.tensor.contraction import einsum
 from simplegrad.tensor.core import Core, as_tensor, lift
+from simplegrad.tensor.stamped import stamped
 from simplegrad.tensor.tensor import Tensor
 
 
+@stamped
 def scaled_dot_product_attention(
     q: Any, k: Any, v: Any, mask: Any = None, is_causal: bool = False, scale: float | None = None
 ) -> Tensor:

@@ -68,6 +68,7 @@ class Composites(Contraction):
         """
         return lift(_number(ops.MAXIMUM, self._node, 0), self._node)
 
+    @stamped
     def sigmoid(self) -> Tensor:
         """Return 1 / (1 + exp(-x)), without overflow on either side."""
         x = self._floating()
@@ -75,6 +76,7 @@ class Composites(Contraction):
         above = build.apply(ops.WHERE, positive, build.number(1, x), e)
         return lift(build.apply(ops.DIV, above, _number(ops.ADD, e, 1)), self._node)
 
+    @stamped
     def softplus(self) -> Tensor:
         """Return log(1 + exp(x)) without overflow."""
         x = self._floating()
@@ -82,10 +84,12 @@ class Composites(Contraction):
         line = build.apply(ops.WHERE, positive, x, build.number(0, x))
         return lift(build.apply(ops.ADD, line, make(ops.LOG1P, (e,))), self._node)
 
+    @stamped
     def silu(self) -> Tensor:
         """Return x * sigmoid(x)."""
         return self.mul(self.sigmoid())
 
+    @stamped
     def gelu(self, approximate: str = "none") -> Tensor:
         """Return x times the normal distribution's mass below x; ``"tanh"`` approximates it."""
         one_of("gelu: approximate", approximate, ("none", "tanh"))

@@ -33,6 +33,7 @@ from simplegrad.tensor.core import (
 )
 from simplegrad.tensor.modes import mode
 from simplegrad.tensor.naming import named
+from simplegrad.tensor.stamped import stamped
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -71,6 +72,12 @@ def _finish(node: Node, tracks: bool) -> Tensor:
     return wrap(node)
 
 
+@stamped
+def _spread(a: Any, b: Any, op: Op) -> Tensor:
+    """Return ``op(a, b)`` of one dtype on one device, broadcast."""
+    return lift(build.apply(op, a._node, b._node), a._node, b._node)
+
+
 def _unary(op: Op, doc: str) -> Callable[[Any], Tensor]:
     kinds, differentiable = op.kinds, op.differentiable
     rounds = op in (ops.FLOOR, ops.CEIL, ops.ROUND, ops.TRUNC)
@@ -103,8 +110,7 @@ def _fast(
                     node = make(op, (y, x) if reflected else (x, y))
                     return _finish(node, differentiable and (x.tracks or y.tracks))
                 if y.kind.spec.dtype is spec.dtype and y.device is x.device:
-                    node = build.apply(op, y, x) if reflected else build.apply(op, x, y)
-                    return lift(node, x, y)
+                    return _spread(other, self, op) if reflected else _spread(self, other, op)
             elif (type(other) is float and spec.dtype.is_float) or type(other) is int:
                 y = spread(other, x, op.name)
                 node = make(op, (y, x) if reflected else (x, y))

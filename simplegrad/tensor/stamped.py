@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 
 from simplegrad.graph.node import Node, user_line
 from simplegrad.graph.stencil import Table, sort_of
+from simplegrad.ops import Op
 from simplegrad.tensor.core import MAX_HELD_BYTES, MAX_PENDING, Core, flush, release, wrap
 from simplegrad.tensor.modes import mode
 
@@ -61,7 +62,7 @@ def _describe(value: Any, key: list[Any], inputs: list[Node]) -> bool:
         else:
             key += (sort_of(node), node.tracks, node.device)
         inputs.append(node)
-    elif kind is int or kind is str or value is None:
+    elif kind is int or kind is str or kind is Op or value is None:
         key.append(value)
     elif kind is float or kind is bool:
         key += (kind, repr(value))  # 0.0 is no -0.0, and True no 1
