@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import os
 import threading
@@ -367,3 +368,27 @@ def test_peak_bytes_are_those_inside_the_profile(cl_device: Any) -> None:
         stats = sg.memory_stats()
     assert 2 * 4096 <= p.peak_bytes <= stats["peak_bytes"]
     assert p.peak_bytes < stats["in_use_bytes"] + (1 << 20)
+
+
+def test_an_assigned_device_is_that_of_all_threads(one_cl_device: Any) -> None:
+    """A block's device is that of its thread alone, also where one is assigned inside."""
+
+    def elsewhere() -> str:
+        seen: list[Any] = []
+        thread = threading.Thread(target=lambda: seen.append(Tensor.device.name))
+        thread.start()
+        thread.join()
+        return str(seen[0])
+
+    before = elsewhere()
+    with sg.device(one_cl_device):
+        Tensor.device = "numpy"
+        assert Tensor.device.name == "numpy"
+        assert elsewhere() == before
+    context = contextvars.Context()  # outside of the block that the fixtures open
+    try:
+        context.run(setattr, Tensor, "device", "numpy")
+        assert elsewhere() == "numpy"
+    finally:
+        context.run(setattr, Tensor, "device", None)
+    assert elsewhere() == before

@@ -19,6 +19,8 @@ from simplegrad.runtime.cupy_device import CuPy
 from simplegrad.runtime.numpy_device import NumpyDevice
 
 _chosen: ContextVar[Any] = ContextVar("simplegrad_device", default=None)
+_assigned: list[Any] = [None]
+"""What `set_current` put in force."""
 _numpy = NumpyDevice()
 _lock = threading.RLock()
 _default: dict[str, Any] = {}
@@ -39,7 +41,7 @@ def by_name(selector: str) -> Any:
 
 def current() -> Any:
     """Return the device in force in this thread."""
-    chosen = _chosen.get()
+    chosen = _chosen.get() or _assigned[0]
     if chosen is not None:
         return chosen
     selector = settings.current().device
@@ -75,8 +77,15 @@ def use(selector: Any) -> Iterator[Any]:
 
 
 def set_current(selector: Any) -> None:
-    """Put a device in force until told otherwise; None: the default again."""
-    _chosen.set(None if selector is None else resolve(selector))
+    """Put a device in force until told otherwise; None: the default again.
+
+    In all threads, but inside a ``with sg.device(...)``: there in this one, to the block's end.
+    """
+    device = None if selector is None else resolve(selector)
+    if _chosen.get() is not None:
+        _chosen.set(device)
+    else:
+        _assigned[:] = [device]
 
 
 def resolve(selector: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
+from weakref import ref
 
 from simplegrad.graph.node import Node, user_line
 from simplegrad.graph.stencil import Table, sort_of
@@ -33,7 +34,7 @@ def stamped(function: F) -> F:
         if not inputs or inputs[0].device is None or not inputs[0].kind.spec.dtype.is_float:
             return function(*args, **kwargs)
         device = inputs[0].device
-        whole = (device, *key)
+        whole = tuple(key)
         stencil = _table.find(whole)
         if stencil is None:
             result = function(*args, **kwargs)
@@ -57,10 +58,12 @@ def _describe(value: Any, key: list[Any], inputs: list[Node]) -> bool:
         node = value._node
         for i, other in enumerate(inputs):
             if other is node:
-                key.append(i)
+                key.append((i,))
                 break
         else:
-            key += (sort_of(node), node.tracks, node.device)
+            if node.device is not None:
+                key.append(ref(node.device))  # a table keeps no device alive
+            key += (sort_of(node), node.tracks)
         inputs.append(node)
     elif kind is int or kind is str or kind is Op or value is None:
         key.append(value)
