@@ -385,6 +385,9 @@ def test_an_assigned_device_is_that_of_all_threads(one_cl_device: Any) -> None:
         Tensor.device = "numpy"
         assert Tensor.device.name == "numpy"
         assert elsewhere() == before
+        Tensor.device = None
+        Tensor.device = "numpy"
+    assert elsewhere() == before
     context = contextvars.Context()  # outside of the block that the fixtures open
     try:
         context.run(setattr, Tensor, "device", "numpy")

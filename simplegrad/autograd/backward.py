@@ -56,6 +56,7 @@ def _structure(
     if at == len(inputs):
         inputs.append(seed)
     kinds += [sort_of(node) for node in inputs[len(order) :]]
+    kinds.append(seed.tracks)
     return inputs, (tuple(kinds), tuple(edges), tuple([place[n] for n in leaves]), at)
 
 

@@ -21,8 +21,9 @@ _FIXED = (ops.CONST, ops.IOTA)
 _NUMBERS = (bool, int, float, type(None))
 """Not those that a replay of `simplegrad.jit` makes anew."""
 
-_Step = tuple[Kind, int, int, tuple[int, ...], bool, Any]
-"""Kind, places of one operand or of two (-1: none), of more, whether it tracks, a leaf's number."""
+_Step = tuple[Kind, int, int, tuple[int, ...], bool, bool, Any]
+"""Kind, places of one operand or of two (-1: none), of more, whether it tracks, whether it has a
+line of the user's, a leaf's number."""
 
 
 class Stencil:
@@ -42,7 +43,7 @@ class Stencil:
         """Return new results over other inputs of the same kinds, on their `device`."""
         nodes = list(inputs)
         add = nodes.append
-        for kind, first, second, more, tracks, value in self.steps:
+        for kind, first, second, more, tracks, has_line, value in self.steps:
             if second >= 0:
                 node = Node(kind, (nodes[first], nodes[second]), device)
             elif first >= 0:
@@ -50,35 +51,35 @@ class Stencil:
             else:
                 node = Node(kind, tuple([nodes[i] for i in more]), device)
                 node.value = value
-            node.line = line
+            if has_line:
+                node.line = line
             if tracks:
                 node.tracks = True
             add(node)
         return [nodes[i] for i in self.results]
 
 
-def cut(inputs: Sequence[Node], results: Sequence[Node]) -> Stencil | None:
-    """Return the stencil of what was made; None where it holds what other inputs would change."""
+def cut(inputs: Sequence[Node], made: Sequence[Node], results: Sequence[Node]) -> Stencil | None:
+    """Return the stencil of what was `made`, operands first; None where it holds data.
+
+    So where it holds numbers that the next inputs, or the next replay, may change.
+    """
     places: dict[int, int] = {}
     for i, node in enumerate(inputs):
         places.setdefault(id(node), i)
     # A number among the inputs may stand in the graph again, in another shape.
-    leaves = _FIXED if any(n.kind.op is ops.SCALAR for n in inputs) else (*_FIXED, ops.SCALAR)
+    numbers = any(n.kind.op is ops.SCALAR and n.buffer is None for n in inputs)
+    leaves = _FIXED if numbers else (*_FIXED, ops.SCALAR)
     steps: list[_Step] = []
-    for node in topological(results, realized=True, ends=places.keys()):
-        if id(node) in places:
-            continue
-        made = node.srcs or (node.kind.op in leaves and type(node.value) in _NUMBERS)
-        if not made or node.buffer is not None or node.leaf is not None:
+    for node in made:
+        fixed = node.srcs or (node.kind.op in leaves and type(node.value) in _NUMBERS)
+        if not fixed or node.leaf is not None:
             return None
         found = tuple([places[id(s)] for s in node.srcs])
-        first, second, more = -1, -1, found
-        if len(found) == 2:
-            first, second = found
-        elif len(found) == 1:
-            first = found[0]
+        first, second = (*found, -1, -1)[:2] if len(found) <= 2 else (-1, -1)
         places[id(node)] = len(inputs) + len(steps)
-        steps.append((node.kind, first, second, more, node.tracks, node.value))
+        has_line = node.line is not None
+        steps.append((node.kind, first, second, found, node.tracks, has_line, node.value))
     return Stencil(steps, [places[id(n)] for n in results])
 
 
@@ -100,16 +101,24 @@ class Table:
                 self._met.clear()
             self._met.add(hash(key))
             return
-        stencil = cut(inputs, results)
-        self._steps += len(stencil.steps) if stencil else 1
+        ends = {id(node) for node in inputs}
+        order = topological(results, realized=True, ends=ends)
+        made = [node for node in order if id(node) not in ends]
+        if any(node.buffer is not None for node in made):
+            return  # computed on the way, as long chains are: not so the next time
+        size = len(inputs) + len(made)
+        stencil = cut(inputs, made, results) if size <= MAX_STEPS // 4 else None
+        self._steps += size if stencil else 1
         if self._steps > MAX_STEPS:
             self._known.clear()
-            self._steps = 0
-            return
+            self._steps = size
         self._known[key] = stencil
 
 
 def sort_of(node: Node) -> Any:
-    """Return what a function may ask of an input: its kind where it is a number, else its spec."""
+    """Return what a function may ask of an input: the kind of a leaf without data, else its spec.
+
+    Such leaves are numbers, which fold, and placeholders.
+    """
     kind = node.kind
     return kind.spec if node.srcs or node.buffer is not None else kind

@@ -18,9 +18,11 @@ from simplegrad.runtime.crude_device import OPERATIONS, CrudeDevice
 from simplegrad.runtime.cupy_device import CuPy
 from simplegrad.runtime.numpy_device import NumpyDevice
 
-_chosen: ContextVar[Any] = ContextVar("simplegrad_device", default=None)
+_OUTSIDE = object()
+_chosen: ContextVar[Any] = ContextVar("simplegrad_device", default=_OUTSIDE)
+"""The device of the innermost block; None where the default was asked for inside."""
 _assigned: list[Any] = [None]
-"""What `set_current` put in force."""
+"""The device that was put in force outside of any block."""
 _numpy = NumpyDevice()
 _lock = threading.RLock()
 _default: dict[str, Any] = {}
@@ -41,7 +43,9 @@ def by_name(selector: str) -> Any:
 
 def current() -> Any:
     """Return the device in force in this thread."""
-    chosen = _chosen.get() or _assigned[0]
+    chosen = _chosen.get()
+    if chosen is _OUTSIDE:
+        chosen = _assigned[0]
     if chosen is not None:
         return chosen
     selector = settings.current().device
@@ -82,10 +86,10 @@ def set_current(selector: Any) -> None:
     In all threads, but inside a ``with sg.device(...)``: there in this one, to the block's end.
     """
     device = None if selector is None else resolve(selector)
-    if _chosen.get() is not None:
-        _chosen.set(device)
-    else:
+    if _chosen.get() is _OUTSIDE:
         _assigned[:] = [device]
+    else:
+        _chosen.set(device)
 
 
 def resolve(selector: Any) -> Any:

@@ -16,5 +16,6 @@ def named(function: F, name: str, doc: str | None = None) -> F:
     parts = plain.__globals__, name, plain.__defaults__, plain.__closure__
     result = types.FunctionType(code, *parts)
     result.__kwdefaults__, result.__annotations__ = plain.__kwdefaults__, plain.__annotations__
-    result.__qualname__, result.__doc__ = name, doc
+    result.__qualname__, result.__doc__, result.__module__ = name, doc, plain.__module__
+    result.__dict__.update(plain.__dict__)  # what a decorator wraps, hence the signature
     return cast(F, result)

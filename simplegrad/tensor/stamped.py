@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 from weakref import ref
 
+from simplegrad.dtypes import default_float
 from simplegrad.graph.node import Node, user_line
 from simplegrad.graph.stencil import Table, sort_of
 from simplegrad.ops import Op
@@ -18,16 +19,18 @@ _table = Table()
 
 
 def stamped(function: F) -> F:
-    """Let a function of tensors, numbers, words and tuples of these make its graph but twice.
+    """Let a function of tensors copy what it made before of operands of the same kinds.
 
-    It returns one tensor, whose graph must depend on nothing besides: on no setting, and on no
-    value. The first operand is of floats, or the function is called as it is.
+    It may also take numbers, words and tuples of these, and returns one tensor. That one's graph
+    may depend on those, on the kinds of the tensors, on which of them are one, on what tracks, on
+    the device and on the default float dtype; on no other setting, and on no value of a tensor.
+    Where the first operand is not of floats, the function is called as it is.
     """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         inputs: list[Node] = []
-        key: list[Any] = [function, mode.grad]
+        key: list[Any] = [function, mode.grad, default_float(), len(args)]
         for value in (*args, *kwargs.items()) if kwargs else args:
             if not _describe(value, key, inputs):
                 return function(*args, **kwargs)

@@ -5,6 +5,7 @@ A stencil is learned from the second graph of its structure and stamped from the
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,10 @@ def described(*tensors: Tensor) -> Any:
     """Return all that a plan depends on, what tracks, and the numbers in the graph."""
     nodes = [t._node for t in tensors]
     order = topological(nodes, realized=True)
-    flags = [(n.tracks, n.leaf is not None, n.device, n.value, n.depth, n.unread) for n in order]
+    flags = [
+        (n.tracks, n.leaf is None, n.line is None, n.device, n.value, n.depth, n.unread)
+        for n in order
+    ]
     return signature([n for n in nodes if n.buffer is None])[1], flags
 
 
@@ -129,6 +133,50 @@ def test_second_derivatives_of_stamped_sweeps() -> None:
         np.testing.assert_allclose(x.grad.numpy(), 6 * X, rtol=1e-5)
 
 
+def test_the_default_dtype_is_told_apart() -> None:
+    half = Tensor(np.ones((3, 4)), dtype="float16")
+    thrice(lambda: half.batch_norm(mean=0.5, var=1.0))
+    before = sg.default_float()
+    sg.set_default_float("float64")
+    try:
+        assert half.batch_norm(mean=0.5, var=1.0).dtype is dtypes.float64
+    finally:
+        sg.set_default_float(before)
+    assert half.batch_norm(mean=0.5, var=1.0).dtype is dtypes.float32
+
+
+def test_one_graph_computed_on_the_way_does_not_count(stamps: list[int]) -> None:
+    x = Tensor(np.full(5, 1e-3))
+    long = x
+    for _ in range(998):
+        long = long + x
+    for t in (x, long):
+        t.softmax()
+    del stamps[:]
+    thrice(x.softmax)
+    assert stamps
+
+
+def test_what_is_larger_than_a_table_leaves_the_others(
+    monkeypatch: pytest.MonkeyPatch, stamps: list[int]
+) -> None:
+    monkeypatch.setattr(stencil, "MAX_STEPS", 200)
+    for _ in range(4):
+        del stamps[:]
+        for length in (2, 40):
+            y = x = Tensor(np.ones(3))
+            for _ in range(length):
+                y = y * x
+            y.sum().backward()
+    assert len(stamps) == 1
+
+
+def test_aliases_keep_their_signatures() -> None:
+    for alias, name in ((Tensor.log_softmax, "logsoftmax"), (Tensor.mse, "mse_loss")):
+        assert inspect.signature(alias) == inspect.signature(getattr(Tensor, name))
+        assert alias.__module__ == "simplegrad.tensor.composites"
+
+
 def test_errors_are_raised_every_time() -> None:
     x = Tensor(X)
     for _ in range(3):
@@ -136,6 +184,9 @@ def test_errors_are_raised_every_time() -> None:
             x @ x
         with pytest.raises(sg.ShapeError, match="axis"):
             x.softmax(2)
+    thrice(lambda: x.softmax(axis=0))
+    with pytest.raises(sg.ShapeError):
+        x.softmax(("axis", 0))  # type: ignore[arg-type]
     thrice(lambda: Tensor(X[None, None]).maxpool2d((1, 1)))
     with pytest.raises(sg.ShapeError):
         Tensor(X[None, None]).maxpool2d((1.0, 1.0))
