@@ -19,6 +19,7 @@ from simplegrad.arguments import flag, mapping, real, several
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, scalar
+from simplegrad.graph.stencil import Table, sort_of
 from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
@@ -27,6 +28,9 @@ P = ParamSpec("P")
 Rate = float | Callable[[int], float]
 _Update = tuple[int, Any, Node, tuple[Node, ...]]
 """A parameter's number, the parameter, its new value and its new state."""
+
+
+_updates = Table()
 
 
 class Numbers:
@@ -38,6 +42,7 @@ class Numbers:
 
     def __init__(self) -> None:
         self._values: dict[str, float] = {}
+        """By name, in the order in which an update asks for them."""
         self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
     def of(self, name: str, make: Callable[[], float], like: Node) -> Node:
@@ -50,6 +55,15 @@ class Numbers:
                 value = self._values[name] = recording.number(make)
             node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
         return node
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What was asked for in this step."""
+        return tuple(self._values)
+
+    def known(self, like: Node) -> list[Node]:
+        """Return all numbers of this step with the shape and dtype of `like`."""
+        return [self.of(name, float, like) for name in self._values]
 
 
 def parameters_of(name: str, params: Any) -> list[Any]:
@@ -147,7 +161,7 @@ class Optimizer:
         updates: list[_Update] = []
         for i, p in enumerate(self.params):
             if p.grad is not None:
-                new, state = self.update(p._node, p.grad._node, self.state[i], numbers)
+                new, state = self._updated(p._node, p.grad._node, self.state[i], numbers)
                 updates.append((i, p, new, state))
         recording.repeat(self._count)
         targets = [n for _, _, new, state in updates for n in (new, *state)]
@@ -167,6 +181,28 @@ class Optimizer:
                 for (_, p, _, _), leaf in zip(updates, leaves, strict=True):
                     p._node.leaf = leaf
             raise
+
+    def _updated(
+        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
+    ) -> tuple[Node, tuple[Node, ...]]:
+        """As `update`; what one of ours made of nodes of the same kinds before is stamped.
+
+        The first parameter of a step takes the plain way, which makes the numbers.
+        """
+        leaves = (p, g, *state)
+        names = numbers.names
+        if not names or type(self).__module__ != __name__ or len(set(leaves)) < len(leaves):
+            return self.update(p, g, state, numbers)
+        form = type(self), self.weight_decay == 0, getattr(self, "nesterov", False), names
+        key = (form, *[sort_of(node) for node in leaves], g.tracks)
+        stencil = _updates.find(key)
+        if stencil is not None:
+            new, *after = stencil.stamp([*leaves, *numbers.known(p)], p.device)
+            return new, tuple(after)
+        new, made = self.update(p, g, state, numbers)
+        if numbers.names == names:
+            _updates.learn(key, [*leaves, *numbers.known(p)], [new, *made])
+        return new, made
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
         """Return the nodes that only this optimiser holds, and lets go after the step."""
