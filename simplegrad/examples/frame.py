@@ -62,7 +62,7 @@ class Run:
             loss = float(function(*args))
         if profile is not None:
             self.launches = profile.launches
-        else:
+        if profile is None or len(self._times) == 1:
             self._times.append(time.perf_counter() - began)
         self.curve.append(loss)
         return loss
@@ -70,7 +70,7 @@ class Run:
     @property
     def seconds(self) -> float:
         """The median time of a step; the first, which compiles, counts if there is no other."""
-        return median(self._times[2:] or self._times)
+        return median(self._times[2:] or self._times[1:] or [0.0])
 
     def batches(self, count: int, size: int) -> Iterator[np.ndarray]:
         """Yield indices of all whole batches of `size` out of `count`, in random order."""

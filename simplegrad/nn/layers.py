@@ -59,8 +59,11 @@ class _Conv(Module):
         if min(kernel) < 1:
             raise ShapeError(f"{name}: kernel_size {kernel_size} must be 1 or more")
         for setting, value in (("stride", stride), ("padding", padding), ("dilation", dilation)):
-            if setting != "padding" or not is_same(value):
-                pair(f"{name}: {setting}", value, self.rank)
+            if setting == "padding" and is_same(value):
+                continue
+            least = 0 if setting == "padding" else 1
+            if min(pair(f"{name}: {setting}", value, self.rank)) < least:
+                raise ShapeError(f"{name}: {setting} {value} must be {least} or more")
         if inputs % groups or outputs % groups:
             raise ShapeError(
                 f"{name}: {inputs} inputs and {outputs} outputs do not divide into {groups} groups"

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from simplegrad import dtypes, ops
-from simplegrad.arguments import flag, integer, real
+from simplegrad.arguments import flag, integer, real, shown
 from simplegrad.dtypes import DType
 from simplegrad.errors import ArgumentError, DTypeError, ExchangeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import broadcast_shapes
 from simplegrad.graph.node import Node
 from simplegrad.tensor.core import (
+    Number,
     as_tensor,
     become_leaf,
     find_device,
@@ -118,6 +119,8 @@ def full(
         return result if dtype is None else result.cast(dtype)
     if isinstance(fill_value, np.generic):
         fill_value = fill_value.item()
+    if not isinstance(fill_value, Number):
+        raise DTypeError(f"full: the value must be a number, not {shown(fill_value)}")
     number = number_node(
         "full", fill_value, _dtype(dtype, dtypes.of(type(fill_value))), find_device(device)
     )

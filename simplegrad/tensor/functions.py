@@ -65,7 +65,9 @@ def _from_method(name: str, alias: str = "") -> Callable[..., Any]:
     def function(x: Any, /, *args: Any, **kwargs: Any) -> Any:
         return method(as_tensor(x), *args, **kwargs)
 
-    return named(function, alias or name, method.__doc__)
+    result = named(function, alias or name, method.__doc__)
+    result.__wrapped__ = method  # type: ignore[attr-defined]  # inspect shows its parameters
+    return result
 
 
 def _from_op(name: str) -> Callable[..., Any]:

@@ -112,7 +112,7 @@ class Trace:
         return Step(run.plan, inputs, tuple(range(first, self._count)), scalars, live)
 
     def difference(self, other: Trace) -> str:
-        """Return how another call went otherwise, in words, or nothing."""
+        """Return how a later call went otherwise, in words, or nothing."""
         if [p.name for p in self.places] != [p.name for p in other.places]:
             return "it sees other tensors than before"
         mine, theirs = [s.plan for s in self.steps], [s.plan for s in other.steps]
@@ -127,7 +127,7 @@ class Trace:
             for i, node in step.scalars.items():
                 value = there.scalars[i].value
                 if node not in fixed and repr(value) != repr(node.value):
-                    return f"a number was {value!r} and is {node.value!r}{_reader(step, i)}"
+                    return f"a number was {node.value!r} and is {value!r}{_reader(step, i)}"
         if (self.writes, self.results, len(self.actions)) != (
             other.writes, other.results, len(other.actions),
         ):  # fmt: skip

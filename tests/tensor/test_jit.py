@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 import time
 import types
 from collections.abc import Callable
@@ -350,8 +351,10 @@ def test_numbers_from_nowhere_are_refused() -> None:
     step = sg.jit(lambda x: x * time.perf_counter())
     for _ in range(3):
         step(leaf())
-    with pytest.raises(sg.JitError, match=r"a number was .* and is"):
+    with pytest.raises(sg.JitError, match=r"a number was .* and is") as caught:
         step(leaf())
+    before, after = map(float, re.findall(r"[\d.]*\d\.\d+", str(caught.value))[:2])
+    assert before < after
 
 
 def test_an_odd_argument_is_refused() -> None:
