@@ -55,6 +55,10 @@ def _options() -> argparse.Namespace:
         help="milliseconds after which a turn has runs enough (60)",
     )  # fmt: skip
     parser.add_argument(
+        "--limit", type=float, default=60, metavar="S",
+        help="seconds after which an answer is waited for no longer (60)",
+    )  # fmt: skip
+    parser.add_argument(
         "--append", action="store_true",
         help="keep the other workloads of the JSON file: a long suite in pieces",
     )  # fmt: skip
@@ -155,13 +159,14 @@ def _contestants(options: argparse.Namespace, folder: Path) -> Iterator[list[Con
     """Start everybody who takes part, simplegrad first; a line says who is missing and why."""
     device = {"SIMPLEGRAD_DEVICE": options.device} if options.device else {}
     started: list[Contestant] = []
+    limit = options.limit
     try:
-        first = Contestant("simplegrad", "simplegrad", device)
+        first = Contestant("simplegrad", "simplegrad", device, limit_s=limit)
         _start(first, folder, started)
         if not started:
             raise SystemExit("nothing to measure")
         wanted = [
-            Contestant(label, "simplegrad", device | changed)
+            Contestant(label, "simplegrad", device | changed, limit_s=limit)
             for label, changed in _compared(options.compare, first).items()
         ]
         platform_name = first.versions["driver"].split("|")[0]
@@ -172,7 +177,8 @@ def _contestants(options: argparse.Namespace, folder: Path) -> Iterator[list[Con
             elif reason := missing(peer):
                 print(f"left out: {reason}")
             else:
-                wanted.append(Contestant(peer, peer, {}, platform_name if on_opencl else ""))
+                platform_of = platform_name if on_opencl else ""
+                wanted.append(Contestant(peer, peer, {}, platform_of, limit_s=limit))
         for contestant in wanted:
             _start(contestant, folder, started)
         yield started

@@ -41,7 +41,6 @@ PEERS = {
 
 _OF_PEERS = 10.0
 """How much wider a peer's tolerance is: enough to see that it computes the same."""
-_LIMIT_S = 60
 _SLOW_S, _SLOW_TURNS = 0.5, 3
 """Whoever takes longer for one run takes part in the first turns only."""
 _SETTLED_S = 0.5
@@ -57,6 +56,8 @@ class Contestant:
     environment: dict[str, str] = field(default_factory=dict)
     platform: str = ""
     """The OpenCL platform of tinygrad and netcl."""
+    limit_s: float = 60
+    """Seconds after which an answer is waited for no longer."""
     versions: dict[str, str] = field(default_factory=dict)
     process: Any = None
     caches: Path = Path()
@@ -98,7 +99,7 @@ class Contestant:
         return answer
 
     def _answer(self) -> dict[str, Any]:
-        late = threading.Timer(_LIMIT_S, self.process.kill)
+        late = threading.Timer(self.limit_s, self.process.kill)
         late.start()
         line = self.process.stdout.readline()
         late.cancel()
@@ -107,7 +108,7 @@ class Contestant:
             return answer
         code = self.process.wait()
         if code == -signal.SIGKILL:
-            return {"error": f"no answer within {_LIMIT_S} s"}
+            return {"error": f"no answer within {self.limit_s:g} s"}
         return {"error": f"the process ended with {code}"}
 
     def stop(self) -> None:
