@@ -120,12 +120,10 @@ def test_a_process_that_dies_is_started_anew(numpy_peer: Contestant, tmp_path: P
     assert "warm_ms" in numpy_peer.tell("load", workload=SMALL, want=want, tolerance=1e-5)
 
 
-def test_a_process_that_hangs_is_killed(
-    numpy_peer: Contestant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_hangs_is_killed(numpy_peer: Contestant, tmp_path: Path) -> None:
     want = References(tmp_path).of(workload(SMALL))
     assert "warm_ms" in numpy_peer.tell("load", workload=SMALL, want=want, tolerance=1e-5)
-    monkeypatch.setattr(contest, "_LIMIT_S", 0.2)
+    numpy_peer.limit_s = 0.2
     answer = numpy_peer.tell("run", runs=10**7, warm=False)
     assert answer == {"error": "no answer within 0.2 s"}
 
