@@ -64,7 +64,7 @@ def _times(axes: Any, rows: list[dict[str, Any]], first: str) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(wall) / 3, max(wall) * 20)  # room for what is written behind the bars
     axes.set_xlabel(f"{first}, ms")
-    axes.legend(loc="upper right", fontsize=7)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncol=2, fontsize=7)
 
 
 def _ratios(axes: Any, rows: list[dict[str, Any]], first: str, others: list[str]) -> None:
