@@ -19,7 +19,7 @@ from simplegrad.arguments import integer, several, shown
 from simplegrad.errors import ArgumentError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape, broadcast_shapes
-from simplegrad.graph.node import Node, make
+from simplegrad.graph.node import Node
 from simplegrad.tensor.core import Core, common, lift
 from simplegrad.tensor.indexing import Indexing
 from simplegrad.tensor.shapes import normalize_axes
@@ -221,6 +221,7 @@ def _path(terms: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[int, ...]:
     return first if len(first) == 2 else (0, 1)
 
 
+@stamped
 def einsum(subscripts: str, *operands: Any) -> Tensor:
     """Return the sum of products that `subscripts` names; see `Tensor.einsum`."""
     if not isinstance(subscripts, str):
@@ -233,22 +234,8 @@ def einsum(subscripts: str, *operands: Any) -> Tensor:
     if nodes[0].dtype.kind == "b":
         nodes = tuple([build.cast(n, dtypes.default_int) for n in nodes])
     inputs = [v._node for v in operands if isinstance(v, Core)]
-    key = (subscripts, *[n.kind.spec for n in nodes])
-    known = _single_steps.get(key)
-    if known is not None:
-        return lift(make(ops.EINSUM, nodes, known), *inputs)
     *labels, output = parse(subscripts, tuple([n.shape for n in nodes]))
-    node = contract(nodes, labels, output)
-    if node.op is ops.EINSUM and node.srcs == nodes:
-        if len(_single_steps) > _MAX_SINGLE_STEPS:
-            _single_steps.clear()
-        _single_steps[key] = node.arg
-    return lift(node, *inputs)
-
-
-_MAX_SINGLE_STEPS = 10_000
-_single_steps: dict[tuple[Any, ...], Any] = {}
-"""The EINSUM argument of calls that come to one such node over the operands as they are."""
+    return lift(contract(nodes, labels, output), *inputs)
 
 
 class Contraction(Indexing):

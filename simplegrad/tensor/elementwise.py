@@ -73,7 +73,7 @@ def _finish(node: Node, tracks: bool) -> Tensor:
 
 
 @stamped
-def _spread(a: Any, b: Any, op: Op) -> Tensor:
+def _broadcast(a: Any, b: Any, op: Op) -> Tensor:
     """Return ``op(a, b)`` of one dtype on one device, broadcast."""
     return lift(build.apply(op, a._node, b._node), a._node, b._node)
 
@@ -110,7 +110,7 @@ def _fast(
                     node = make(op, (y, x) if reflected else (x, y))
                     return _finish(node, differentiable and (x.tracks or y.tracks))
                 if y.kind.spec.dtype is spec.dtype and y.device is x.device:
-                    return _spread(other, self, op) if reflected else _spread(self, other, op)
+                    return _broadcast(other, self, op) if reflected else _broadcast(self, other, op)
             elif (type(other) is float and spec.dtype.is_float) or type(other) is int:
                 y = spread(other, x, op.name)
                 node = make(op, (y, x) if reflected else (x, y))
