@@ -27,6 +27,7 @@ from benchmarks.workloads import WORKLOADS
 from simplegrad import Adam, Tensor, settings
 from simplegrad.compiler import pipeline
 from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.graph.signature import signature
 from simplegrad.runtime import devices, lookup
 from simplegrad.runtime.explain_plan import count_operations
 from simplegrad.runtime.opencl import OpenCLDevice
@@ -188,7 +189,7 @@ def scheduling() -> list[Figure]:
         spent = []
         for turn in range(3):
             roots = _network(wanted, 30 + turn)
-            order, _, kept = lookup.signature([t._node for t in roots])
+            order, _, kept = signature([t._node for t in roots])
             pipeline.forget()
             began = time.perf_counter()
             compile_graph(order, kept, target, True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from simplegrad import errors, ops, random, settings
+from simplegrad import runtime as _runtime
 from simplegrad.arguments import flag as _flag
 from simplegrad.dtypes import (
     DType,
@@ -53,14 +54,10 @@ from simplegrad.errors import (
     UnsupportedOp,
 )
 from simplegrad.optim import SGD, Adam, AdamW, RMSprop
-from simplegrad.runtime import explain as _explain
 from simplegrad.runtime import realize as _execution
-from simplegrad.runtime.caches import cache_stats, clear_caches
 from simplegrad.runtime.devices import current as _current_device
 from simplegrad.runtime.devices import devices
 from simplegrad.runtime.devices import use as device
-from simplegrad.runtime.explain_plan import explain_plan
-from simplegrad.runtime.profile import Profile
 from simplegrad.tensor.attention import scaled_dot_product_attention
 from simplegrad.tensor.contraction import einsum, matmul
 from simplegrad.tensor.creation import (
@@ -147,17 +144,32 @@ globals().update(_FUNCTIONS)
 if _TYPE_CHECKING:
     from simplegrad import nn, onnx
     from simplegrad.expressions.symbolic import Symbolic, symbolic
+    from simplegrad.runtime.caches import cache_stats, clear_caches
+    from simplegrad.runtime.explain_plan import explain_plan
+    from simplegrad.runtime.profile import Profile
 
 _PARTS = ("nn", "onnx")
-"""Parts that are loaded when they are first named: a program without them need not wait."""
+_LATE = {
+    "Profile": "runtime.profile",
+    "Symbolic": "expressions.symbolic",
+    "symbolic": "expressions.symbolic",
+    "cache_stats": "runtime.caches",
+    "clear_caches": "runtime.caches",
+    "explain_plan": "runtime.explain_plan",
+}
+"""Names by module, which is loaded when they are first asked for: others need not wait."""
 
 
 def __getattr__(name: str) -> _Any:
     if name in _PARTS:
         return _importlib.import_module(f"{__name__}.{name}")
-    if name in ("Symbolic", "symbolic"):
-        return getattr(_importlib.import_module(f"{__name__}.expressions.symbolic"), name)
+    if name in _LATE:
+        return getattr(_importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def realize(*tensors: Tensor) -> None:
@@ -188,7 +200,7 @@ def synchronize() -> None:
 
 def explain(*tensors: Tensor) -> str:
     """Return the kernels that would compute these tensors, why they are cut as they are, and C."""
-    return _explain.explain(_nodes("explain", tensors))
+    return _runtime.explain.explain(_nodes("explain", tensors))
 
 
 def fusion(on: _Any = True) -> _contextlib.AbstractContextManager[_Any]:

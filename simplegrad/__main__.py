@@ -11,7 +11,6 @@ from pathlib import Path
 from simplegrad.errors import SimplegradError
 from simplegrad.runtime import devices, doctor, tuned, tuner
 from simplegrad.runtime.lookup import target_of
-from simplegrad.runtime.opencl import OpenCLDevice
 
 
 def main() -> None:
@@ -56,7 +55,7 @@ def _tune(given: argparse.Namespace) -> str:
         tuned.merge(found)
         return f"{_counted(found)} read from {given.source}, kept in {tuned.path()}"
     device = devices.by_name(given.device) if given.device else devices.current()
-    if not isinstance(device, OpenCLDevice):
+    if not device.runs_kernels:
         raise SimplegradError(f"tune: {device.name} runs no kernels; choose an OpenCL device")
     outcomes = tuner.tune(device, target_of(device), given.budget)
     lines = [f"{device.name}: {len(outcomes)} classes measured, kept in {tuned.path()}"]

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from simplegrad.errors import SimplegradError
@@ -120,12 +119,3 @@ def override(**changes: Any) -> Iterator[Settings]:
         yield changed
     finally:
         _overridden.reset(token)
-
-
-def cache_folder() -> Path:
-    """Return the folder of the disk cache (it may not exist yet)."""
-    if current().cache_dir:
-        return Path(current().cache_dir)
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("simplegrad"))

@@ -47,6 +47,7 @@ class CrudeDevice:
     """Runs graphs, operation by operation, on an object with the twelve operations."""
 
     kind = "crude"
+    runs_kernels = False
 
     def __init__(self, protocol: Any) -> None:
         self.protocol = protocol

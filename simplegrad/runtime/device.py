@@ -6,10 +6,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from simplegrad.compiler.render.assemble import Source
 from simplegrad.dtypes import DType
+
+if TYPE_CHECKING:
+    from simplegrad.compiler.render.assemble import Source
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Limits:
 class Device(ABC):
     """A device that runs kernels; `name` is its selector, `identity` part of every cache key."""
 
+    runs_kernels: ClassVar[bool] = True
+    """Others compute a graph node by node, in their method ``evaluate``."""
     name: str
     kind: str
     identity: str

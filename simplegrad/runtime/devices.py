@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from simplegrad import settings
+from simplegrad import runtime, settings
 from simplegrad.arguments import shown
 from simplegrad.errors import DeviceError, DriverNotFound
-from simplegrad.runtime import select
 from simplegrad.runtime.crude_device import OPERATIONS, CrudeDevice
 from simplegrad.runtime.cupy_device import CuPy
 from simplegrad.runtime.numpy_device import NumpyDevice
@@ -38,7 +37,7 @@ def by_name(selector: str) -> Any:
         return _numpy
     if selector == "cupy":
         return crude(CuPy)
-    return select.open_device(selector)
+    return runtime.select.open_device(selector)
 
 
 def current() -> Any:
@@ -60,7 +59,7 @@ def _open_default(selector: str) -> Any:
     if selector:
         return by_name(selector)
     try:
-        return select.open_device("opencl")
+        return runtime.select.open_device("opencl")
     except DriverNotFound as error:
         warnings.warn(
             f"simplegrad: computing with NumPy, since no OpenCL driver was found ({error})",
@@ -130,7 +129,7 @@ class Devices:
 
     def __call__(self) -> list[Any]:
         """Return a record of every device here, best first; ``numpy`` is always there."""
-        return [*select.devices(), select.DeviceInfo.numpy()]
+        return [*runtime.select.devices(), runtime.select.DeviceInfo.numpy()]
 
 
 devices = Devices()

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import ctypes
 import glob
+import hashlib
 import importlib.util
 import os
 import re
 import shutil
 import site
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,7 +26,7 @@ from pathlib import Path
 
 from simplegrad import settings
 from simplegrad.runtime.files import replace_cached
-from simplegrad.runtime.program_cache import make_private
+from simplegrad.runtime.program_cache import cache_folder, make_private
 
 _SYSTEM = Path("/etc/OpenCL/vendors")
 _LOADER_CACHE = Path("/etc/ld.so.cache")
@@ -243,13 +245,10 @@ def _write_entries(entries: dict[str, str]) -> Path:
 
     It outlives the process, since child processes inherit the variable that names it.
     """
-    import hashlib  # both take a while to load, and most machines never come here
-    import tempfile
-
     digest = hashlib.sha256(repr(sorted(entries.items())).encode()).hexdigest()[:16]
     places = [Path(tempfile.gettempdir()) / f"simplegrad-{os.getuid()}-drivers-{digest}"]
     if settings.current().cache:
-        places.insert(0, settings.cache_folder() / f"drivers-{digest}")
+        places.insert(0, cache_folder() / f"drivers-{digest}")
     for folder in places:
         with suppress(OSError):
             _fill(folder, entries)

@@ -26,7 +26,7 @@ def report() -> str:
     lines.append("  numpy                the reference device, always there")
     chosen = settings.current().device or (devices[0].selector if devices else "numpy")
     lines.append(f"In force: {chosen}")
-    lines.append(f"Cache: {settings.cache_folder()} ({program_cache.state()})")
+    lines.append(f"Cache: {program_cache.cache_folder()} ({program_cache.state()})")
     if not devices:
         lines.append("No OpenCL device. Next command: pip install 'simplegrad[cpu,intel]'")
     return "\n".join(lines)

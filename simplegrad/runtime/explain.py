@@ -9,9 +9,9 @@ from simplegrad import settings
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.program import Launch
 from simplegrad.graph.node import Node
+from simplegrad.graph.signature import signature
 from simplegrad.runtime import devices
-from simplegrad.runtime.lookup import signature, target_of
-from simplegrad.runtime.opencl import OpenCLDevice
+from simplegrad.runtime.lookup import target_of
 
 
 def explain(nodes: Sequence[Node]) -> str:
@@ -21,7 +21,7 @@ def explain(nodes: Sequence[Node]) -> str:
         return "nothing to run: every value is there already"
     order, _, kept = signature(wanted)
     device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
-    if not isinstance(device, OpenCLDevice):
+    if not device.runs_kernels:
         return f"{len(order)} operations, one by one on {device.name}"
     fusion = settings.current().fusion
     launches = compile_graph(order, kept, target_of(device), fusion, fresh=True).launches

@@ -6,6 +6,7 @@ Whoever is killed meanwhile leaves the old file whole, and who reads sees the ol
 from __future__ import annotations
 
 import os
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -42,8 +43,6 @@ def replace_cached(path: Path, data: bytes) -> None:
 
 def _write(path: Path, data: bytes, mode: int | None) -> None:
     """Write a file beside `path` and move it there; a `mode` of None: private, and unflushed."""
-    import tempfile  # a twentieth of `import simplegrad`
-
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""From a graph to its plan: the structural key, the plans of this process, those on disk."""
+"""From a graph to its plan: the plans of this process, those on disk, or a new one."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-from simplegrad import ops, settings
+from simplegrad import settings
 from simplegrad.compiler.generic import Family
 from simplegrad.compiler.generic import structure as shape_structure
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.target import Target
-from simplegrad.errors import BuildError, DeviceError
+from simplegrad.errors import BuildError
 from simplegrad.graph.node import Kind, Node, Spec
-from simplegrad.runtime import plan_store, profile, selftest, tuner
+from simplegrad.runtime import counting, plan_store, selftest, tuner
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
 from simplegrad.runtime.program_cache import counters
@@ -77,84 +77,17 @@ last = _Last()
 """The last lookup of this thread, and its last miss."""
 
 
-def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list[Node]]:
-    """Return (topological order, structural key, nodes whose value is kept).
-
-    The key names operations, arguments, shapes, dtypes, sharing, which leaf is which and what is
-    kept; never a number that is an argument of a kernel.
-    """
-    place: dict[Node, int] = {}
-    kinds: list[Any] = []
-    edges: list[int] = []
-    held: list[Node] = []
-    stack: list[Any] = list(wanted)
-    stack.reverse()
-    pop, push, kind, edge = stack.pop, stack.append, kinds.append, edges.append
-    count = 0
-    while stack:
-        node = pop()
-        if node is None:  # the operands of the node below have their places
-            node = pop()
-        elif node in place:
-            continue
-        else:
-            waits = False
-            for src in reversed(node.srcs):
-                if src in place:
-                    continue
-                if src.buffer is not None:
-                    kind(src.kind.spec)
-                elif src.srcs:
-                    if not waits:
-                        waits = True
-                        push(node)
-                        push(None)
-                    push(src)
-                    continue
-                else:
-                    if src.kind.op is ops.BUFFER:
-                        _refuse(src)
-                    kind(src.kind.id)
-                place[src] = count
-                count += 1
-            if waits:
-                continue
-        for src in node.srcs:
-            edge(place[src])
-        if node.kind.op is ops.BUFFER:
-            _refuse(node)
-        kind(node.kind.id)
-        place[node] = count
-        count += 1
-        if node.holders:
-            held.append(node)
-    asked = set(wanted)
-    kept = [*wanted, *[n for n in held if n not in asked]]
-    key = (tuple(kinds), tuple(edges), tuple([place[n] for n in kept]), len(wanted))
-    return list(place), key, kept
-
-
-def _refuse(node: Node) -> NoReturn:
-    if node.device is not None and node.device.kind == "none":
-        node.device.evaluate([node], [node])
-    raise DeviceError(
-        "realize: this value depends on an argument that stands for any array of shape "
-        f"{node.shape}: where a function is being traced (simplegrad.onnx.export), it may not "
-        "read values (numpy(), float(x), a tensor as a mask)"
-    )
-
-
 def plan_of(
     order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
 ) -> Plan:
     """Return the plan for a structure: of this process, from disk, or compiled on first sight."""
     with _lock:
         known = _plans.get(_key(device, structure))
-        if known is None or (known.bare and profile.profiling()):
+        if known is None or (known.bare and counting.profiling()):
             began = perf_counter_ns()
             known = _new(order, structure, kept, device)
             launches = len(known.plan.program.launches)
-            profile.count_host(f"compile {launches} kernels", began)
+            counting.count_host(f"compile {launches} kernels", began)
         else:
             counters.plan_hits += 1
             _plans.move_to_end(known.key)
@@ -177,7 +110,7 @@ def _new(
     family, numbers = _family(order, structure, device)
     # Where tiles are to be measured, a program made without measuring will not do.
     # So it is where a profile counts the operations of kernels, whose IR is not on disk.
-    fresh = now.tune or profile.profiling()
+    fresh = now.tune or counting.profiling()
     # A program for all shapes serves at once; on disk each shape would have kernels of its own.
     served = family.find(numbers) is not None
     name = "" if served else plan_store.key_of(

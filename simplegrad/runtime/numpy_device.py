@@ -29,6 +29,7 @@ class NumpyDevice:
 
     name = "numpy"
     kind = "numpy"
+    runs_kernels = False
     identity = "numpy"
 
     def __repr__(self) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from simplegrad import dtypes
 from simplegrad.compiler.program import Program
 from simplegrad.graph.node import Node
-from simplegrad.runtime import profile
+from simplegrad.runtime import counting
 from simplegrad.runtime.cells import cells
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.donation import Watch
@@ -189,7 +189,7 @@ class Plan:
                 self._last = which
             found = self._pick([*buffers, *made])
             given = map(setattr, into, repeat("buffer"), found)
-            if counted and profile.profiling():
+            if counted and counting.profiling():
                 self._run_timed()
                 device.launch_all((), (), (), given)
             else:
@@ -229,7 +229,7 @@ class Plan:
         for launch, kernel, size, group in what:
             began = perf_counter_ns()
             span = self.device.launch_timed(kernel, size, group)
-            profile.count_launch(self.device, launch, span, began)
+            counting.count_launch(self.device, launch, span, began)
 
 
 _MOST_LEFT = 16

@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from simplegrad.compiler.ir.kernel import Kernel
-from simplegrad.compiler.ir.work import operations
-from simplegrad.compiler.program import Launch
 from simplegrad.errors import SimplegradError
-from simplegrad.graph.node import Node
-from simplegrad.runtime import ceilings, files, roofline
+from simplegrad.runtime import ceilings, counting, files, roofline
 from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.program_cache import counters
 
-_active: list[Profile] = []
-_lock = threading.Lock()
+if TYPE_CHECKING:
+    from simplegrad.compiler.ir.kernel import Kernel
+    from simplegrad.compiler.program import Launch
+    from simplegrad.runtime.counting import Host
+
 _MOSTLY_READ = 16
 """A kernel that reads so many times what it writes is held against the reading ceiling."""
 
@@ -45,7 +43,7 @@ class KernelRow:
     bytes_read: int = 0
     bytes_written: int = 0
     operations: int = 0
-    """Arithmetic that the kernel's IR asks for; see `compiler.work`."""
+    """Arithmetic that the kernel's IR asks for; see `compiler.ir.work`."""
     seconds: float = 0.0
     spans: list[tuple[int, int]] = field(default_factory=list)
     """Begin and end of every launch, in nanoseconds of the device's clock."""
@@ -106,16 +104,14 @@ class Profile:
     def __enter__(self) -> Profile:
         self._compiled_before = counters.compiles
         self._began = time.perf_counter_ns()
-        with _lock:
-            _active.append(self)
+        counting.begin(self)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
-        with _lock:
-            _active.remove(self)
+        counting.end(self)
         self.compiles = counters.compiles - self._compiled_before
         for device in self._devices.values():
             device.synchronize()
@@ -131,12 +127,12 @@ class Profile:
             f"at most {self.peak_bytes} in use{others}>"
         )
 
-    def _add(self, device: Device, launch: Launch, span: tuple[int, int], host: _Host) -> None:
+    def add_launch(self, device: Device, launch: Launch, span: tuple[int, int], host: Host) -> None:
+        """Count a launch that ran from `span[0]` to `span[1]` nanoseconds of the device's clock."""
         self._devices[id(device)] = device
         self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])
-        kernels = launch.settled()
-        row = self._row(device, launch, kernels)
-        done = sum(operations(kernel) for kernel in kernels)
+        row = self._row(device, launch)
+        done = launch.operations()
         row.seconds += (span[1] - span[0]) * 1e-9
         row.spans.append(span)
         for counted in (self, row):
@@ -156,8 +152,18 @@ class Profile:
             _Event(device.name, 0, row.name, max(span[0] + shift, began), ended, told),
         ]
 
-    def _row(self, device: Device, launch: Launch, kernels: tuple[Kernel, ...]) -> KernelRow:
-        name, domain = launch.source.kernel_name, " ".join(_domain(k) for k in kernels)
+    def add_interpreted(self, device: Device, names: Iterable[str]) -> None:
+        """Count operations that a device without kernels computes."""
+        self.interpreted.setdefault(device.name, Counter()).update(names)
+
+    def add_host(self, name: str, host: Host) -> None:
+        """Note what the host did."""
+        thread, began, ended = host
+        self._events.append(_Event("host", thread, name, began, ended, {}))
+
+    def _row(self, device: Device, launch: Launch) -> KernelRow:
+        name = launch.source.kernel_name
+        domain = " ".join(_domain(kernel) for kernel in launch.settled())
         key = (id(device), launch.source.text, domain)  # one text may serve many sizes
         row = self._rows.get(key)
         if row is None:
@@ -268,38 +274,3 @@ def _domain(kernel: Kernel) -> str:
         "x".join(str(axis.extent) for axis in axes) for axes in (kernel.outer, kernel.reduce)
     )
     return f"{outer or 1}|{reduce}" if reduce else outer or "1"
-
-
-def profiling() -> bool:
-    """Return whether any profile is open."""
-    return bool(_active)
-
-
-_Host = tuple[int, int, int]
-"""A thread, and when it began and ended something, in nanoseconds of the host's clock."""
-
-
-def count_launch(device: Device, launch: Launch, span: tuple[int, int], began: int) -> None:
-    """Tell every open profile of a launch that ran from `span[0]` to `span[1]` nanoseconds.
-
-    `began` is the host's clock (``time.perf_counter_ns``) before the launch; its end is now.
-    """
-    host = (threading.get_ident(), began, time.perf_counter_ns())
-    for profile in _active:
-        profile._add(device, launch, span, host)
-
-
-def count_interpreted(device: Device, nodes: Iterable[Node]) -> None:
-    """Tell every open profile what a device without kernels is about to compute."""
-    if _active:
-        names = [node.op.name for node in nodes if node.buffer is None and node.srcs]
-        for profile in _active:
-            profile.interpreted.setdefault(device.name, Counter()).update(names)
-
-
-def count_host(name: str, began: int) -> None:
-    """Tell every open profile what the host has done since `began` (``time.perf_counter_ns``)."""
-    if _active:
-        event = _Event("host", threading.get_ident(), name, began, time.perf_counter_ns(), {})
-        for profile in _active:
-            profile._events.append(event)

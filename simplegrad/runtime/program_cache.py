@@ -7,12 +7,15 @@ could have written into: what it holds runs on the device.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
+import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import platformdirs
 
 from simplegrad import settings
 from simplegrad.runtime.files import replace_cached
@@ -41,9 +44,15 @@ class Counters:
 counters = Counters()
 
 
+def cache_folder() -> Path:
+    """Return the folder of the disk cache (it may not exist yet)."""
+    chosen = settings.current().cache_dir
+    return Path(chosen or platformdirs.user_cache_dir("simplegrad"))
+
+
 def key_of(*parts: str) -> str:
     """Return a file name for everything that determines an entry."""
-    digest = _sha256(_FORMAT.encode())
+    digest = hashlib.sha256(_FORMAT.encode())
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part.encode())
@@ -60,7 +69,7 @@ def get(kind: str, key: str) -> bytes | None:
         data = path.read_bytes()
     except OSError:
         return None
-    if _sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+    if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
         drop(kind, key)
         return None
     with suppress(OSError):
@@ -75,7 +84,7 @@ def put(kind: str, key: str, payload: bytes) -> None:
     path = _path(kind, key)
     with suppress(OSError):
         make_private(path.parent)
-        replace_cached(path, _sha256(payload).digest() + payload)
+        replace_cached(path, hashlib.sha256(payload).digest() + payload)
         _shrink(path.parent)
 
 
@@ -112,11 +121,9 @@ def check_private(folder: Path) -> None:
 
 def state() -> str:
     """Return in words whether the cache works, and why not; writes a file to find out."""
-    import tempfile  # a twentieth of `import simplegrad`
-
     if not settings.current().cache:
         return "off, by the setting cache"
-    folder = settings.cache_folder()
+    folder = cache_folder()
     if not folder.exists():
         return "not made yet"
     try:
@@ -132,13 +139,7 @@ def state() -> str:
 
 
 def _path(kind: str, key: str) -> Path:
-    return settings.cache_folder() / kind / key
-
-
-def _sha256(data: bytes) -> Any:
-    import hashlib  # loads OpenSSL: not before something is compiled
-
-    return hashlib.sha256(data)
+    return cache_folder() / kind / key
 
 
 def _shrink(folder: Path) -> None:

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from simplegrad import ops
+from simplegrad import ops, runtime
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
 from simplegrad.graph.node import Node, leaf
 from simplegrad.graph.prune import prune
-from simplegrad.runtime import devices, profile, recording
+from simplegrad.graph.signature import signature
+from simplegrad.runtime import counting, devices, recording
 from simplegrad.runtime.device import Device
-from simplegrad.runtime.donation import Watch
-from simplegrad.runtime.lookup import plan_of, signature
-from simplegrad.runtime.opencl import OpenCLDevice
 
 
 def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
@@ -37,21 +35,10 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
                 f"realize: {node} lives on {node.device.name}, {wanted[0]} on {device.name}; "
                 "move one with .to_device(device)"
             )
-    if isinstance(device, OpenCLDevice):
-        plan = plan_of(order, key, kept, device)
-        recorded = recording.active()
-        dying: Sequence[int] = ()
-        if plan.mortal and not recorded:
-            if plan.watch is None:
-                plan.watch = Watch(order, kept)
-            dying = plan.watch.dying(order, kept, plan.mortal, given)
-        for node in kept:
-            node.device = device
-        plan.run(order, dying=dying, into=kept)
-        if recorded:
-            recording.ran(plan, order, kept)
+    if device.runs_kernels:
+        runtime.compiled.run(order, key, kept, device, given)
     else:
-        profile.count_interpreted(device, order)
+        counting.count_interpreted(device, order)
         device.evaluate(order, wanted)
         for node in kept:
             node.device = device

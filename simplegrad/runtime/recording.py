@@ -12,11 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simplegrad.errors import JitError
 from simplegrad.graph.node import Node
-from simplegrad.runtime.plan import Plan
+
+if TYPE_CHECKING:
+    from simplegrad.runtime.plan import Plan
 
 
 class LiveFloat(float):

@@ -176,7 +176,7 @@ def _match(selector: str, found: list[DeviceInfo]) -> DeviceInfo | None:
 
 
 def _pyopencl() -> Any:
-    """Import PyOpenCL: the one place, so that importing simplegrad touches no driver."""
+    """Import PyOpenCL: the one place, after `discovery` has told the loader of all drivers."""
     import pyopencl
 
     return pyopencl

@@ -33,7 +33,7 @@ Found = dict[str, dict[str, Winner]]
 
 def path() -> Path:
     """Return where the winners of this user's devices stand (the file may not exist yet)."""
-    return settings.cache_folder() / "tuned.json"
+    return program_cache.cache_folder() / "tuned.json"
 
 
 def load(identity: str) -> frozenset[Winner]:

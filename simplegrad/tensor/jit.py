@@ -17,7 +17,6 @@ from simplegrad.errors import JitError
 from simplegrad.graph.node import Node
 from simplegrad.graph.prune import live_leaf
 from simplegrad.runtime import devices, recording
-from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 from simplegrad.tensor.captures import captures
 from simplegrad.tensor.core import Core, detached, wrap
@@ -71,7 +70,7 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*args, **kwargs)
         device, leaves = devices.current(), list[Any]()
         structure = _signature((args, kwargs), leaves)
-        if not isinstance(device, OpenCLDevice):  # nothing to replay, but arguments are the same
+        if not device.runs_kernels:  # nothing to replay, but arguments are the same
             args, kwargs = _with_tensors((args, kwargs), map(detached, map(_node, leaves)))
             return function(*args, **kwargs)
         key = (structure, mode.grad, settings.current(), device)

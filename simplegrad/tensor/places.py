@@ -108,6 +108,7 @@ class _Nowhere:
 
     name = "nowhere (a replay of jit computes no gradient that nothing reads; return it)"
     kind = "none"
+    runs_kernels = False
 
     def evaluate(self, order: Any, wanted: Any) -> NoReturn:
         raise JitError(

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from simplegrad.errors import JitError
 from simplegrad.graph.node import Node, Spec
-from simplegrad.runtime.plan import Plan
 from simplegrad.runtime.recording import LiveFloat, LiveInt, Recording, Run
 from simplegrad.tensor.places import Place
+
+if TYPE_CHECKING:
+    from simplegrad.runtime.plan import Plan
 
 
 class Result:

@@ -17,7 +17,7 @@ from simplegrad import Tensor, dtypes
 from simplegrad.autograd import backward
 from simplegrad.graph import stencil
 from simplegrad.graph.node import Node, topological
-from simplegrad.runtime.lookup import signature
+from simplegrad.graph.signature import signature
 from simplegrad.tensor import stamped
 
 X = np.random.default_rng(0).normal(size=(3, 4))

@@ -16,6 +16,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Tensor, settings
+from simplegrad.graph.signature import signature
 from simplegrad.runtime import lookup, plan_store, program_cache, select
 from simplegrad.runtime.opencl import OpenCLDevice
 
@@ -238,7 +239,7 @@ def test_a_bad_plan_is_a_miss(fresh: Any, tmp_path: Path, damage: bytes) -> None
 def test_programs_survive_the_disk(fresh: Any) -> None:
     x = rows()
     wanted = [(x @ x.T).softmax()._node, x.sum(0)._node]
-    order, structure, kept = lookup.signature(wanted)
+    order, structure, kept = signature(wanted)
     program = lookup.plan_of(order, structure, kept, fresh).program
     name = plan_store.key_of(
         order, structure, lookup.target_of(fresh), fresh.identity, fusion=True
@@ -264,7 +265,7 @@ def test_memory_inside_a_plan_is_used_again(fresh: Any) -> None:
     y = x
     for _ in range(16):
         y = (y @ x).softmax(0)
-    order, structure, kept = lookup.signature([y._node])
+    order, structure, kept = signature([y._node])
     plan = lookup.plan_of(order, structure, kept, fresh)
     assert len(plan.program.launches) >= 16
     assert sum(plan.cells) <= 4 * n * n * 4

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import simplegrad as sg
-from simplegrad import settings
+from simplegrad import runtime, settings
 from simplegrad.errors import SimplegradError
 from simplegrad.runtime import select
 
@@ -173,9 +173,26 @@ def test_without_a_driver_the_doctor_names_the_next_command() -> None:
     assert "pip install 'simplegrad[cpu,intel]'" in done.stdout
 
 
-def test_import_calls_no_driver() -> None:
-    done = run("import sys, simplegrad; print('pyopencl' in sys.modules)")
-    assert done.stdout.strip() == "False", done.stderr
+@pytest.mark.parametrize(
+    "used",
+    ["", "x = Tensor([1.0, 2.0]); x.exp().sum().backward(); x.grad.numpy()", "dir(simplegrad)"],
+    ids=["importing", "computing with NumPy", "listing names"],
+)
+def test_no_driver_and_no_compiler_is_loaded_by(used: str) -> None:
+    done = run(
+        f"import sys, simplegrad\nfrom simplegrad import Tensor\n"
+        f"with simplegrad.device('numpy'): {used or 'pass'}\n"
+        "print([m for m in sys.modules if m == 'pyopencl' or m.startswith('simplegrad.compiler')])"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_that_are_loaded_late_are_listed() -> None:
+    assert {*sg.__all__} <= {*dir(sg)}
+    with pytest.raises(AttributeError, match="'simplegrad' has no attribute 'explian'"):
+        sg.explian  # noqa: B018 - reading it is what is tested
+    with pytest.raises(AttributeError, match=r"'simplegrad\.runtime' has no attribute 'nothing'"):
+        runtime.nothing  # noqa: B018
 
 
 def test_settings() -> None:

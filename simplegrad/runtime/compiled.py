@@ -1,0 +1,31 @@
+"""The way of devices that run kernels: look up the plan of a graph's structure, and run it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from simplegrad.graph.node import Node
+from simplegrad.runtime import recording
+from simplegrad.runtime.donation import Watch
+from simplegrad.runtime.lookup import plan_of
+from simplegrad.runtime.opencl import OpenCLDevice
+
+
+def run(
+    order: Sequence[Node], key: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice,
+    given: Collection[Node],
+) -> None:  # fmt: skip
+    """Compute a graph (order, key and kept nodes of its `signature`); `given` as `realize` says."""
+    plan = plan_of(order, key, kept, device)
+    recorded = recording.active()
+    dying: Sequence[int] = ()
+    if plan.mortal and not recorded:
+        if plan.watch is None:
+            plan.watch = Watch(order, kept)
+        dying = plan.watch.dying(order, kept, plan.mortal, given)
+    for node in kept:
+        node.device = device
+    plan.run(order, dying=dying, into=kept)
+    if recorded:
+        recording.ran(plan, order, kept)
