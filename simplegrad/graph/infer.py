@@ -6,6 +6,7 @@ node and checked again by the verifier.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from simplegrad import dtypes, ops
@@ -41,7 +42,7 @@ def broadcast_shapes(name: str, *shapes: Shape) -> Shape:
     return tuple(result)
 
 
-def infer(op: Op, arg: Any, ins: tuple[tuple[Shape, DType], ...]) -> tuple[Shape, DType]:
+def infer(op: Op, arg: Any, ins: Sequence[tuple[Shape, DType]]) -> tuple[Shape, DType]:
     """Return (shape, dtype) of ``op(arg)`` over operands given as (shape, dtype).
 
     Operands of elementwise operations must already have one shape and one dtype: broadcasting and
@@ -51,10 +52,11 @@ def infer(op: Op, arg: Any, ins: tuple[tuple[Shape, DType], ...]) -> tuple[Shape
         raise VerifyError(f"{op}: takes {op.arity} operands, got {len(ins)}")
     if ins and op is not ops.WHERE and op is not ops.TAKE and op is not ops.SCATTER_ADD:
         _check_kinds(op, ins)
-    return _RULES[op.name](op, arg, ins) if op.name in _RULES else _elementwise(op, arg, ins)
+    rule: _Rule = _RULES.get(op, _elementwise)
+    return rule(op, arg, ins)
 
 
-def _check_kinds(op: Op, ins: tuple[tuple[Shape, DType], ...]) -> None:
+def _check_kinds(op: Op, ins: Sequence[tuple[Shape, DType]]) -> None:
     for _, dtype in ins:
         if dtype.kind not in op.kinds:
             raise DTypeError(
@@ -62,7 +64,7 @@ def _check_kinds(op: Op, ins: tuple[tuple[Shape, DType], ...]) -> None:
             )
 
 
-def _elementwise(op: Op, arg: Any, ins: tuple[tuple[Shape, DType], ...]) -> tuple[Shape, DType]:
+def _elementwise(op: Op, arg: Any, ins: Sequence[tuple[Shape, DType]]) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
     for other in ins[1:]:
         if other != ins[0]:
@@ -86,11 +88,11 @@ def _reduce(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
     if op is ops.ARGMAX or op is ops.ARGMIN:
         dtype = dtypes.int64
-    if op not in (ops.SUM, ops.PROD) and any(shape[a] == 0 for a in arg):
+    if 0 in shape and op not in (ops.SUM, ops.PROD) and any(shape[a] == 0 for a in arg):
         raise ShapeError(
             f"{op}: axis of extent 0 in shape {shape} has no {op}; reduce a non-empty axis"
         )
-    return tuple(n for a, n in enumerate(shape) if a not in arg), dtype
+    return tuple([n for a, n in enumerate(shape) if a not in arg]), dtype
 
 
 def _reshape(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
@@ -113,11 +115,8 @@ def _permute(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
 def _expand(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
     lead = len(arg) - len(shape)
-    if (
-        lead < 0
-        or any(n < 0 for n in arg)
-        or any(n not in (1, m) for n, m in zip(shape, arg[lead:], strict=True))
-    ):
+    fits = lead >= 0 and all(n in (1, m) for n, m in zip(shape, arg[lead:], strict=True))
+    if not fits or any(n < 0 for n in arg):
         raise ShapeError(f"broadcast_to: shape {shape} does not broadcast to {arg}")
     return arg, dtype
 
@@ -236,20 +235,21 @@ def _scan(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     return (len(arg.results), time + 1, *state), dtype
 
 
-_RULES = {
-    "cast": _cast,
-    "where": _where,
-    "reshape": _reshape,
-    "permute": _permute,
-    "expand": _expand,
-    "slice": _slice,
-    "pad": _pad,
-    "as_strided": _as_strided,
-    "einsum": _einsum,
-    "attention": _attention,
-    "take": _take,
-    "scatter_add": _scatter_add,
-    "cumsum": _cumsum,
-    "concat": _concat,
-    "scan": _scan,
-} | {op.name: _reduce for op in ops.of_kind(ops.REDUCE)}
+_Rule = Callable[[Op, Any, Any], tuple[Shape, DType]]
+_RULES: dict[Op, _Rule] = {
+    ops.CAST: _cast,
+    ops.WHERE: _where,
+    ops.RESHAPE: _reshape,
+    ops.PERMUTE: _permute,
+    ops.EXPAND: _expand,
+    ops.SLICE: _slice,
+    ops.PAD: _pad,
+    ops.AS_STRIDED: _as_strided,
+    ops.EINSUM: _einsum,
+    ops.ATTENTION: _attention,
+    ops.TAKE: _take,
+    ops.SCATTER_ADD: _scatter_add,
+    ops.CUMSUM: _cumsum,
+    ops.CONCAT: _concat,
+    ops.SCAN: _scan,
+} | dict.fromkeys(ops.of_kind(ops.REDUCE), _reduce)

@@ -145,7 +145,12 @@ class Node:
     @property
     def where(self) -> str:
         """The user's source line, as ``file:line``, or an empty string."""
-        return f"{self.line[0].co_filename}:{self.line[1]}" if self.line else ""
+        return where(self.line)
+
+
+def where(line: tuple[CodeType, int] | None) -> str:
+    """Return the line of a node as ``file:line``, or an empty string."""
+    return f"{line[0].co_filename}:{line[1]}" if line else ""
 
 
 def kind_of(op: Op, arg: Any, ins: tuple[Spec, ...]) -> Kind:
@@ -153,10 +158,12 @@ def kind_of(op: Op, arg: Any, ins: tuple[Spec, ...]) -> Kind:
     key = (op, arg, ins)
     kind = _kinds.get(key)
     if kind is None:
-        shape, dtype = infer(op, arg, tuple((s.shape, s.dtype) for s in ins))
+        shape, dtype = infer(op, arg, [(s.shape, s.dtype) for s in ins])
+        first = ins[0]
+        same = shape is first.shape and dtype is first.dtype
         if len(_kinds) > MAX_KINDS:
             _kinds.clear()
-        kind = _kinds[key] = Kind(op, arg, ins, Spec.of(shape, dtype))
+        kind = _kinds[key] = Kind(op, arg, ins, first if same else Spec.of(shape, dtype))
     return kind
 
 

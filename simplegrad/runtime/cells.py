@@ -11,7 +11,7 @@ at most one input, so that each can be decided by itself.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simplegrad.compiler.program import Program
@@ -23,8 +23,8 @@ _FRESH = ("temp", "out")
 class Cells:
     """The cells of a program."""
 
-    sizes: list[int]
-    """In bytes; those that hold a result stand first."""
+    firsts: list[int]
+    """Of every cell a slot that it has the size of; those that hold a result stand first."""
     lasting: int
     """How many hold a result."""
     of: dict[int, int]
@@ -33,12 +33,14 @@ class Cells:
     """(slot of an input, the cell that may take its buffer), by rising cell."""
 
 
-def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
-    """Return the cells of a program; `size_class` gives the bytes that a buffer really takes."""
+def cells(program: Program, size_of: Sequence[int]) -> Cells:
+    """Return the cells of a program, whose slots take these bytes.
+
+    They depend on which sizes are equal, and on nothing else about the sizes.
+    """
     slots = program.slots
-    size_of = [size_class(slot.nbytes) if slot.role != "scalar" else 0 for slot in slots]
     last = _last_reads(program)
-    sizes: list[int] = []
+    firsts: list[int] = []
     of: dict[int, int] = {}
     free: dict[int, list[int]] = {}
     births: list[tuple[int, int]] = []
@@ -46,9 +48,9 @@ def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
     heirs: dict[int, int] = {}
 
     def new(slot: int, number: int) -> None:
-        of[slot] = len(sizes)
-        births.append((number, len(sizes)))
-        sizes.append(size_of[slot])
+        of[slot] = len(firsts)
+        births.append((number, len(firsts)))
+        firsts.append(slot)
 
     def place(slot: int, number: int, inputs: dict[int, int]) -> None:
         # A result takes an input's place even where a cell is idle: it stays when the plan is done.
@@ -76,7 +78,7 @@ def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
                 place(slot, number, over)
         for slot in launch.release:
             if slot not in inherited:
-                free.setdefault(sizes[of[slot]], []).append(of[slot])
+                free.setdefault(size_of[slot], []).append(of[slot])
     for slot in program.results:
         if slots[slot].role in _FRESH and slot not in of:
             new(slot, len(program.launches))  # an empty array, which no launch writes
@@ -86,19 +88,21 @@ def cells(program: Program, size_class: Callable[[int], int]) -> Cells:
         waiting.setdefault(size_of[slot], deque()).append(slot)
     taken = set(heirs.values())
     for number, cell in births:
-        own = waiting.get(sizes[cell])
+        own = waiting.get(size_of[firsts[cell]])
         if own and cell not in taken and last[own[0]] < number:
             heirs[own.popleft()] = cell
-    return _sorted(program, sizes, of, heirs)
+    return _sorted(program, firsts, of, heirs)
 
 
-def _sorted(program: Program, sizes: list[int], of: dict[int, int], heirs: dict[int, int]) -> Cells:
+def _sorted(
+    program: Program, firsts: list[int], of: dict[int, int], heirs: dict[int, int]
+) -> Cells:
     """Return the cells renumbered, so that those with a result stand first."""
     lasting = {of[slot] for slot in program.results if slot in of}
-    old = [*sorted(lasting), *[c for c in range(len(sizes)) if c not in lasting]]
+    old = [*sorted(lasting), *[c for c in range(len(firsts)) if c not in lasting]]
     new = {cell: i for i, cell in enumerate(old)}
     return Cells(
-        [sizes[c] for c in old], len(lasting), {slot: new[c] for slot, c in of.items()},
+        [firsts[c] for c in old], len(lasting), {slot: new[c] for slot, c in of.items()},
         sorted(((slot, new[c]) for slot, c in heirs.items()), key=lambda item: item[1]),
     )  # fmt: skip
 

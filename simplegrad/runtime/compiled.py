@@ -21,9 +21,10 @@ def run(
     recorded = recording.active()
     dying: Sequence[int] = ()
     if plan.mortal and not recorded:
-        if plan.watch is None:
-            plan.watch = Watch(order, kept)
-        dying = plan.watch.dying(order, kept, plan.mortal, given)
+        watch = plan.layout.watch
+        if watch is None:
+            watch = plan.layout.watch = Watch(order, kept)
+        dying = watch.dying(order, kept, plan.mortal, given)
     for node in kept:
         node.device = device
     plan.run(order, dying=dying, into=kept)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from time import perf_counter_ns
+from types import CodeType
 from typing import Any, NamedTuple
 
 from simplegrad import settings
-from simplegrad.compiler.generic import Family
+from simplegrad.compiler.generic import Family, Generic
 from simplegrad.compiler.generic import structure as shape_structure
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.target import Target
 from simplegrad.errors import BuildError
-from simplegrad.graph.node import Kind, Node, Spec
+from simplegrad.graph.node import Kind, Node, Spec, where
 from simplegrad.runtime import counting, plan_store, selftest, tuner
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -49,6 +52,8 @@ class Known:
     bare: bool = False
     """Whether the plan is from disk, without the IR of its kernels."""
     uses: int = 0
+    used: int = 0
+    """When it was used last, by `_clock`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +62,17 @@ class Miss:
 
     known: Known
     """What it made."""
-    lines: tuple[str, ...]
-    """Per node the line of the user's program."""
+    places: tuple[tuple[CodeType, int] | None, ...]
+    """Per node the place in the user's program."""
     others: tuple[Known, ...]
     """The plans there were before."""
     stored: bool
     """Whether its program was on disk, so that nothing was scheduled."""
+
+    @property
+    def lines(self) -> list[str]:
+        """Per node the line of the user's program."""
+        return list(map(where, self.places))
 
 
 class _Last(threading.local):
@@ -70,9 +80,10 @@ class _Last(threading.local):
     miss: Miss | None = None
 
 
-_plans: OrderedDict[Key, Known] = OrderedDict()
+_plans: dict[Key, Known] = {}
 _families: OrderedDict[tuple[Any, ...], Family] = OrderedDict()
 _lock = threading.RLock()
+_clock = itertools.count()
 last = _Last()
 """The last lookup of this thread, and its last miss."""
 
@@ -90,8 +101,8 @@ def plan_of(
             counting.count_host(f"compile {launches} kernels", began)
         else:
             counters.plan_hits += 1
-            _plans.move_to_end(known.key)
         known.uses += 1
+        known.used = next(_clock)
     last.used = known
     return known.plan
 
@@ -107,19 +118,18 @@ def _new(
     order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
 ) -> Known:
     now = settings.current()
-    family, numbers = _family(order, structure, device)
+    found = family, numbers, served = _family(order, structure, device)
     # Where tiles are to be measured, a program made without measuring will not do.
     # So it is where a profile counts the operations of kernels, whose IR is not on disk.
     fresh = now.tune or counting.profiling()
     # A program for all shapes serves at once; on disk each shape would have kernels of its own.
-    served = family.find(numbers) is not None
     name = "" if served else plan_store.key_of(
         order, structure, target_of(device), device.identity, now.fusion
     )  # fmt: skip
     stored = None if fresh or served else plan_store.load(name)
     if stored is None:
         counters.plans += 1
-        plan = _compiled(order, structure, kept, device, (family, numbers))
+        plan = _compiled(order, structure, kept, device, found)
         if not now.tune and not served:
             plan_store.save(name, plan.program)
     else:
@@ -134,21 +144,21 @@ def _new(
         _key(device, structure), kinds, plan, bare
     )  # measuring may have found other tiles
     others = tuple(_plans.values())
-    last.miss = Miss(known, tuple([n.where for n in order]), others, stored is not None)
+    last.miss = Miss(known, tuple([n.line for n in order]), others, stored is not None)
+    if len(_plans) >= MAX_PLANS:
+        del _plans[min(others, key=attrgetter("used")).key]
     _plans[known.key] = known
-    while len(_plans) > MAX_PLANS:
-        _plans.popitem(last=False)
     return known
 
 
 def _compiled(
     order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice,
-    found: tuple[Family, tuple[int, ...]] | None = None,
+    found: _Found | None = None,
 ) -> Plan:  # fmt: skip
     """Return the plan for shapes not seen before: compiled in if they are the structure's first."""
     fusion, target = settings.current().fusion, target_of(device)
-    family, numbers = found or _family(order, structure, device)
-    generic = family.find(numbers) or family.generalise(order, kept, numbers, target, fusion)
+    family, numbers, generic = found or _family(order, structure, device)
+    generic = generic or family.generalise(order, kept, numbers, target, fusion)
     program = generic.instance(numbers) if generic else compile_graph(order, kept, target, fusion)
     if selftest.distrusted(device, program, target):
         return _compiled(order, structure, kept, device)  # for a target that trusts it no more
@@ -166,10 +176,11 @@ def _compiled(
     return plan
 
 
-def _family(
-    order: Sequence[Node], structure: tuple[Any, ...], device: OpenCLDevice
-) -> tuple[Family, tuple[int, ...]]:
-    """Return all shapes of a graph's structure, and the numbers of this one."""
+_Found = tuple[Family, tuple[int, ...], Generic | None]
+
+
+def _family(order: Sequence[Node], structure: tuple[Any, ...], device: OpenCLDevice) -> _Found:
+    """Return all shapes of a graph's structure, the numbers of this one, and who serves them."""
     key, numbers = shape_structure(order, structure)
     now = settings.current()
     full = (device, now.fusion, target_of(device), now.fast_math, key)
@@ -177,7 +188,7 @@ def _family(
     _families.move_to_end(full)
     while len(_families) > MAX_PLANS:
         _families.popitem(last=False)
-    return family, numbers
+    return family, numbers, family.find(numbers)
 
 
 def forget() -> None:

@@ -81,13 +81,53 @@ class Binding:
             last[slot] = value
 
 
+class _Layout:
+    """What a plan knows of a program whatever the sizes, as long as the same ones are equal."""
+
+    def __init__(self, program: Program, size_of: Sequence[int]) -> None:
+        found = cells(program, size_of)
+        slots = list(enumerate(program.slots))
+        self.leaves = [(i, s.position) for i, s in slots if s.role == "leaf"]
+        self.scalars = [
+            (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
+        ]  # fmt: skip
+        self.firsts, self.lasting = found.firsts, found.lasting
+        leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
+        count = len(leaves)
+        places = leaves | {slot: count + cell for slot, cell in found.of.items()}
+        self.slots: list[list[int]] = [[] for _ in range(count + len(self.firsts))]
+        """The slots of each leaf and cell."""
+        for slot, place in places.items():
+            self.slots[place].append(slot)
+        self.heirs = [(leaves[slot], cell) for slot, cell in found.heirs]
+        # A target may be an input as it stands, or share its memory with another target.
+        self.pick = _picker([places[slot] for slot in program.results])
+        self.watch: Watch | None = None
+        """What tells whether inputs die."""
+
+
 class Plan:
     """The launches of one `Program` on one device; `like` is a plan of it for other shapes."""
 
     def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
-        found = cells(program, device.size_class)
-        self.cells = found.sizes
+        lengths = [0 if s.role == "scalar" else s.nbytes for s in program.slots]
+        classes = {length: device.size_class(length) for length in {*lengths}}
+        size_of = [classes[length] for length in lengths]
+        first_of: dict[int, int] = {}
+        equal = tuple([first_of.setdefault(size, i) for i, size in enumerate(size_of)])
+        self._layouts: dict[tuple[int, ...], _Layout] = like._layouts if like else {}
+        """By which sizes are equal: per slot the first one of its size."""
+        layout = self._layouts.get(equal)
+        if layout is None:
+            layout = self._layouts[equal] = _Layout(program, size_of)
+        self.layout = layout
+        self.leaves, self.scalars = layout.leaves, layout.scalars
+        self.cells = [size_of[slot] for slot in layout.firsts]
+        self.heirs = layout.heirs
+        """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
+        self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
+        """Of each heir the input's place in the order, and the bytes of the cell."""
         self.binding: Binding = like.binding if like else Binding(program, device)
         # Sizes that differ from shape to shape follow all other arguments.
         self._extents = [
@@ -97,32 +137,10 @@ class Plan:
         ]
         self.sizes = [(x.source.global_size,) for x in program.launches]
         self.groups = [(x.source.local_size,) for x in program.launches]
-        slots = list(enumerate(program.slots))
-        self.leaves = [(i, s.position) for i, s in slots if s.role == "leaf"]
-        self.scalars = [
-            (i, s.position, dtypes.of(s.name)) for i, s in slots if s.role == "scalar"
-        ]  # fmt: skip
-        self._lasting = found.lasting
-        count = len(self.leaves)
-        places = {slot: i for i, (slot, _) in enumerate(self.leaves)}
-        places |= {slot: count + cell for slot, cell in found.of.items()}
-        self._slots: list[list[int]] = [[] for _ in range(count + len(self.cells))]
-        """The slots of each leaf and cell."""
-        for slot, place in places.items():
-            self._slots[place].append(slot)
         self._last: list[int] = []
         """Which memory the driver had for leaves and cells in the last run."""
-        places_of_leaves = {slot: i for i, (slot, _) in enumerate(self.leaves)}
-        self.heirs = [(places_of_leaves[slot], cell) for slot, cell in found.heirs]
-        """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
-        self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
-        """Of each heir the input's place in the order, and the bytes of the cell."""
-        self.watch: Watch | None = None
-        """What tells whether inputs die."""
         self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
         """The sizes of the cells that are left to allocate, by the inputs that become cells."""
-        # A target may be an input as it stands, or share its memory with another target.
-        self._pick = _picker([places[slot] for slot in program.results])
 
     def run(
         self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = (),
@@ -167,10 +185,10 @@ class Plan:
             between = device.borrow(passing)
             for heir in dying:
                 leaf, cell = self.heirs[heir]
-                if cell < self._lasting:
+                if cell < self.layout.lasting:
                     made.insert(cell, buffers[leaf])
                 else:
-                    between.insert(cell - self._lasting, buffers[leaf].raw)
+                    between.insert(cell - self.layout.lasting, buffers[leaf].raw)
             raws = [b.raw for b in (*buffers, *made)]
             raws += between
             if binding.sized_for is not self:
@@ -183,11 +201,11 @@ class Plan:
             if which != self._last:
                 changed = map(ne, which, self._last) if self._last else repeat(True)
                 self._last = []
-                for raw, slots in compress(zip(raws, self._slots, strict=True), changed):
+                for raw, slots in compress(zip(raws, self.layout.slots, strict=True), changed):
                     for slot in slots:
                         binding.set_buffer(slot, raw)
                 self._last = which
-            found = self._pick([*buffers, *made])
+            found = self.layout.pick([*buffers, *made])
             given = map(setattr, into, repeat("buffer"), found)
             if counted and counting.profiling():
                 self._run_timed()
@@ -202,8 +220,8 @@ class Plan:
         """Return the sizes of the cells to allocate: those with results, and those without."""
         taken = {self.heirs[heir][1] for heir in dying}
         left = [(cell, size) for cell, size in enumerate(self.cells) if cell not in taken]
-        lasting = [size for cell, size in left if cell < self._lasting]
-        passing = [size for cell, size in left if cell >= self._lasting]
+        lasting = [size for cell, size in left if cell < self.layout.lasting]
+        passing = [size for cell, size in left if cell >= self.layout.lasting]
         if len(self._left) < _MOST_LEFT:
             self._left[dying] = (lasting, passing)
         return lasting, passing
