@@ -213,6 +213,33 @@ def test_data_that_only_pending_work_holds_is_bounded(
     assert total.item() == sum(range(20))
 
 
+@pytest.mark.parametrize("detach", [True, False], ids=["detached", "without gradients"])
+def test_a_running_total_of_numbers_keeps_few_of_them(one_cl_device: Any, detach: bool) -> None:
+    """Each has memory of its own, a hundred times what it needs."""
+    x, total, launches = Tensor(ROWS, requires_grad=detach), Tensor(0.0, requires_grad=False), []
+    gc.collect()
+    before = one_cl_device.memory_stats()["in_use_bytes"]
+    for i in range(200):
+        loss = (x * i).sum()
+        loss.realize()
+        with sg.Profile() as p:
+            total = total + (loss.detach() if detach else loss)
+        launches.append(p.launches)
+        del loss
+    held = one_cl_device.memory_stats()["in_use_bytes"] - before
+    assert held <= 20 * 256
+    assert sum(launches) <= 200 / 14
+    np.testing.assert_allclose(total.item(), ROWS.sum() * sum(range(200)), rtol=1e-5)
+
+
+def test_numbers_that_somebody_holds_are_added_in_one_launch(one_cl_device: Any) -> None:
+    numbers = [Tensor(float(i), requires_grad=False) * 1.0 for i in range(100)]
+    sg.realize(*numbers)
+    with sg.Profile() as p:
+        assert sum(numbers, Tensor(0.0)).item() == sum(range(100))
+    assert p.launches == 1
+
+
 def test_a_new_number_compiles_nothing(cl_device: Any) -> None:
     x = Tensor(ROWS)
     (x * 0.1 + 7).realize()

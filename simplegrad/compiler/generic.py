@@ -23,7 +23,7 @@ from simplegrad.compiler.ir.symbolic import Trace, symbol
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.program import Launch, Program
 from simplegrad.compiler.target import Target
-from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf, leaf_of, make, scalar
+from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf_of, leaf_over, make, scalar
 
 _MOST_SAMPLES = 8
 _MOST_PROGRAMS = 8
@@ -134,8 +134,7 @@ def _rebuilt(order: Sequence[Node], numbers: Sequence[Any]) -> list[Node]:
     for node in order:
         if node.buffer is not None:
             shape = tuple(n if n < 2 else next(left) for n in node.shape)
-            copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
-            copy.buffer = node.buffer
+            copy = leaf_over(node.buffer, Spec.of(shape, node.dtype), node.device)
         else:
             (_, arg, _, shape), _ = _parts(node.kind)
             arg = _put_back(arg, left)

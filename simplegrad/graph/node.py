@@ -207,6 +207,13 @@ def leaf_of(op: Op, spec: Spec, arg: Any = None, device: Any = None) -> Node:
     return Node(kind, (), device)
 
 
+def leaf_over(buffer: Any, spec: Spec, device: Any) -> Node:
+    """Return a leaf over data that is on a device already."""
+    node = leaf_of(ops.BUFFER, spec, None, device)
+    node.buffer, node.unread = buffer, spec.nbytes
+    return node
+
+
 def const(value: bool | int | float, spec: Spec, device: Any = None) -> Node:
     """Return a constant that is part of the program, the same for every element."""
     dtype = spec.dtype

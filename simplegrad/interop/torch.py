@@ -27,7 +27,7 @@ from typing import Any
 
 from simplegrad import ops
 from simplegrad.errors import AutogradError, SimplegradError
-from simplegrad.graph.node import Node, leaf, make
+from simplegrad.graph.node import Node, leaf_over, make
 from simplegrad.graph.prune import prune
 from simplegrad.runtime.realize import from_numpy, realize
 
@@ -78,8 +78,8 @@ class _Pair:
         if self.copy is None:
             new = from_numpy(self.parameter.detach().numpy(), node.dtype, node.device)
         else:
-            new = leaf(ops.BUFFER, node.shape, node.dtype, None, node.device)
-            new.buffer, self.copy = self.copy.buffer, None
+            new = leaf_over(self.copy.buffer, node.kind.spec, node.device)
+            self.copy = None
         self.tensor._replace(new)
         # Memory that PyTorch may write is not to be read here: outside of a step it has none.
         self.parameter.grad, self.parameter.data = None, self.parameter.data.new_empty(0)

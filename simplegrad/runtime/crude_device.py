@@ -32,7 +32,7 @@ from simplegrad import dtypes, ops
 from simplegrad.dtypes import DType
 from simplegrad.errors import UnsupportedOp
 from simplegrad.graph.infer import Shape, size_of
-from simplegrad.graph.node import Node, const_value, leaf, make, topological
+from simplegrad.graph.node import Node, const_value, leaf_over, make, topological
 from simplegrad.graph.scan import unrolled
 from simplegrad.ops import Op
 from simplegrad.runtime.interpret import evaluate
@@ -104,10 +104,9 @@ class CrudeDevice:
 
     def _unrolled(self, node: Node, srcs: list[Any]) -> Any:
         """Return a SCAN's value by the operations that it stands for."""
-        leaves = [leaf(ops.BUFFER, s.shape, s.dtype, None, self) for s in node.srcs]
-        for own, buffer in zip(leaves, srcs, strict=True):
-            own.buffer = buffer
-        root = unrolled(make(ops.SCAN, tuple(leaves), node.arg, self))
+        pairs = zip(srcs, node.srcs, strict=True)
+        leaves = tuple([leaf_over(buffer, s.kind.spec, self) for buffer, s in pairs])
+        root = unrolled(make(ops.SCAN, leaves, node.arg, self))
         self.evaluate(topological([root]), [root])
         return root.buffer
 

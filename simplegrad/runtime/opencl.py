@@ -24,6 +24,9 @@ from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
 from simplegrad.runtime.programs import Program, Programs
 
+_MOST_AHEAD = 512
+"""Launches between two markers. Drivers keep memory for every launch that waits, so a loop that
+reads nothing must not run ahead for ever; at most twice as many wait."""
 _MAX_STAGED_BYTES = 64 << 20
 """Most bytes of host data that wait for the device to fetch them."""
 _MAX_COPIED_BYTES = 1 << 20
@@ -115,6 +118,9 @@ class OpenCLDevice(Device):
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
         self._staged_bytes = 0
+        self._ahead = 0
+        """Launches since the last marker."""
+        self._marker: Any = None
         self._copied_bytes = _MAX_STAGED_BYTES if self.kind == "gpu" else _MAX_COPIED_BYTES
         self.limits = self._limits()
         self.pool = Pool(
@@ -312,9 +318,19 @@ class OpenCLDevice(Device):
 
         No bytecode runs in between, hence no signal handler: Ctrl-C comes before all or after all.
         """
+        self._ahead += len(kernels)
+        if self._ahead > _MOST_AHEAD:
+            self._wait_for_the_last_but_one()
         queues = repeat(self.queue)
         enqueued = map(self._enqueue, queues, kernels, global_sizes, local_sizes)
         deque(chain(enqueued, then), maxlen=0)
+
+    def _wait_for_the_last_but_one(self) -> None:
+        """Put a marker into the queue, and wait for the one before it: the device is never idle."""
+        self._ahead = 0
+        before, self._marker = self._marker, self._cl.enqueue_marker(self.queue)
+        if before is not None:
+            before.wait()
 
     def launch_timed(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None

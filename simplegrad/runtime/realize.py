@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from simplegrad import ops, runtime
+from simplegrad import runtime
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
-from simplegrad.graph.node import Node, leaf
+from simplegrad.graph.node import Node, Spec, leaf_over
 from simplegrad.graph.prune import prune
 from simplegrad.graph.signature import signature
 from simplegrad.runtime import counting, devices, recording
@@ -57,10 +57,7 @@ def from_numpy(array: Any, dtype: DType, device: Any = None) -> Node:
         "takes data from the host", "make the tensor outside, or pass the array as an argument"
     )
     array = np.asarray(array, order="C")
-    node = leaf(ops.BUFFER, array.shape, dtype, None, device)
-    node.buffer = device.from_host(array, dtype)
-    node.unread = node.nbytes
-    return node
+    return leaf_over(device.from_host(array, dtype), Spec.of(array.shape, dtype), device)
 
 
 def to_numpy(node: Node) -> Any:

@@ -22,7 +22,7 @@ from simplegrad.compiler.target import Target
 from simplegrad.dtypes import DType, float16, float32, int32
 from simplegrad.errors import BuildError
 from simplegrad.graph import build
-from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.graph.node import Node, Spec, leaf_over, topological
 from simplegrad.graph.scan import Step, scan
 from simplegrad.runtime import attention_case as attention
 from simplegrad.runtime import program_cache
@@ -45,10 +45,12 @@ class _Case:
     def operands(self, rng: Any, device: OpenCLDevice) -> tuple[list[Any], list[Node]]:
         """Return random operands, as float32 arrays and as leaves on a device."""
         arrays = [rng.standard_normal(s).astype(self.dtype.numpy) for s in self.shapes]
-        leaves = [leaf(ops.BUFFER, a.shape, self.dtype, None, device) for a in arrays]
-        for node, array in zip(leaves, arrays, strict=True):
-            node.buffer = device.from_host(array, self.dtype)
+        leaves = [_given(a, self.dtype, device) for a in arrays]
         return [a.astype(np.float32) for a in arrays], leaves
+
+
+def _given(array: Any, dtype: DType, device: OpenCLDevice) -> Node:
+    return leaf_over(device.from_host(array, dtype), Spec.of(array.shape, dtype), device)
 
 
 def _product(shapes: _Shapes, *subscripts: Sequence[int]) -> _Case:
@@ -77,8 +79,7 @@ def _scattered() -> _Case:
     places = np.arange(300) * 7 % 90 - 3
 
     def graph(srcs: list[Node]) -> Node:
-        index = leaf(ops.BUFFER, places.shape, int32, None, srcs[0].device)
-        index.buffer = srcs[0].device.from_host(places.astype(np.int32), int32)
+        index = _given(places.astype(np.int32), int32, srcs[0].device)
         return build.scatter_add(index, srcs[0], 80)
 
     def reference(arrays: list[Any]) -> Any:

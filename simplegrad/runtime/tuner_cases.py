@@ -13,7 +13,7 @@ import numpy as np
 from simplegrad import dtypes, ops
 from simplegrad.compiler.tiles import Shape
 from simplegrad.graph import build
-from simplegrad.graph.node import Node, leaf
+from simplegrad.graph.node import Node, Spec, leaf_over
 from simplegrad.graph.scan import Step, scan
 from simplegrad.runtime import attention_case as attention
 from simplegrad.runtime.opencl import OpenCLDevice
@@ -177,8 +177,7 @@ def _operand(
     if dtype.itemsize == 2:
         array = np.round(array * 16) / 16  # exact in every format
     array = array.astype(np.float64 if dtype is dtypes.float64 else np.float32)
-    node = leaf(ops.BUFFER, stored, dtype, None, device)
-    node.buffer = device.from_host(array, dtype)
+    node = leaf_over(device.from_host(array, dtype), Spec.of(stored, dtype), device)
     if unit is None:
         node = build.slice_(node, [*((0, n, 1) for n in extents), (0, 1, 1)])
         return _Operand(build.reshape(node, extents), array[..., 0])

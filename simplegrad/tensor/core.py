@@ -21,7 +21,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
-from simplegrad.graph.node import Node, Spec, leaf, make, scalar, topological, user_line
+from simplegrad.graph.node import Node, Spec, leaf_over, make, scalar, topological, user_line
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.modes import mode
@@ -38,6 +38,8 @@ MAX_HELD_BYTES = 256 << 20
 """Bytes that pending operations alone keep alive before their result, if small, is computed."""
 _MUCH = 8
 """How many times its own bytes a result must set free to be computed unasked."""
+MAX_NUMBERS = 16
+"""Numbers in memory of their own that a pending number alone may keep, as a running total does."""
 _MAX_UNREAD = 8
 """Unread gradients that pile up before they are summed: memory stays bounded in a loop."""
 
@@ -74,7 +76,7 @@ def flush(node: Node, inputs: Iterable[Node]) -> None:
     if mode.lazy:
         return
     execution.realize([n for n in inputs if n.srcs])
-    node.depth = 1
+    node.depth, node.unread = 1, sum(n.unread for n in node.srcs)
 
 
 def release(node: Node) -> None:
@@ -87,6 +89,15 @@ def release(node: Node) -> None:
     node.unread = held
     if held > max(MAX_HELD_BYTES, _MUCH * node.nbytes):
         execution.realize([node])
+
+
+def gather(node: Node) -> None:
+    """Compute the operands of a number that alone keeps many others, so that these can go."""
+    if node.depth <= node.unread <= 8 * node.depth:  # else it keeps few, or other things
+        parts = topological([node])
+        kept = [n for n in parts if n.buffer is not None and not n.holders and not n.shape]
+        if len(kept) >= MAX_NUMBERS:
+            flush(node, node.srcs)
 
 
 def _mark(node: Node, inputs: Iterable[Node]) -> None:
@@ -113,9 +124,7 @@ def detached(node: Node) -> Node:
         return node
     if node.buffer is None:
         return make(ops.RESHAPE, (node,), node.shape)
-    shared = leaf(ops.BUFFER, node.shape, node.dtype, None, node.device)
-    shared.buffer = node.buffer
-    return shared
+    return leaf_over(node.buffer, node.kind.spec, node.device)
 
 
 def find_device(device: Any) -> Any:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simplegrad import dtypes, ops
+from simplegrad import dtypes
 from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
 from simplegrad.errors import ExchangeError
-from simplegrad.graph.node import Node, leaf
+from simplegrad.graph.node import Node, Spec, leaf_over
 from simplegrad.runtime import devices
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.core import Core, become_leaf, find_device, host_array, wrap
@@ -150,9 +150,7 @@ def adopted(name: str, data: Any, dtype: DType | None, device: Any) -> Node:
         device = find_device(device)
         buffer = device.adopt(array, dtype) if np.may_share_memory(array, given) else None
         if buffer is not None:
-            node = leaf(ops.BUFFER, array.shape, dtype, None, device)
-            node.buffer = buffer
-            return node
+            return leaf_over(buffer, Spec.of(array.shape, dtype), device)
     what = f"{given.dtype} of shape {given.shape}" if given is not None else type(data).__name__
     where = find_device(device).name
     raise ExchangeError(
@@ -186,8 +184,7 @@ def from_dlpack(
         if copy or (device is not None and target is not x.device):  # type: ignore[attr-defined]
             return Core.final(x, None, requires_grad, target)
         execution.realize([x._node])
-        node = leaf(ops.BUFFER, x.shape, x.dtype, None, x._node.device)
-        node.buffer = x._node.buffer
+        node = leaf_over(x._node.buffer, x._node.kind.spec, x._node.device)
         return become_leaf(wrap(node), requires_grad)  # type: ignore[no-any-return]
     array = _host_view(x, copy)
     if copy is False:

@@ -356,3 +356,27 @@ def test_threads_make_and_drop_arrays_over_one_buffer(cl_device: Any) -> None:
     assert first.ctypes.data == second.ctypes.data
     del first
     np.testing.assert_array_equal(second, np.arange(3000))
+
+
+def test_the_host_is_at_most_some_launches_ahead(
+    cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drivers keep memory for every launch that waits."""
+    cl, markers = cl_device._cl, list[Any]()
+    real = cl.enqueue_marker
+
+    def recorded(queue: Any) -> Any:
+        markers.append(real(queue))
+        return markers[-1]
+
+    monkeypatch.setattr(cl, "enqueue_marker", recorded)
+    buffer = cl_device.allocate(256)
+    kernel = cl_device.compile(ADD).kernel("k_slow")
+    kernel.set_arg(0, buffer.raw)
+    kernel.set_arg(1, np.int32(20_000))
+    for _ in range(500):
+        cl_device.launch_all([kernel] * 4, [(64,)] * 4, [None] * 4)
+    assert len(markers) >= 3
+    done = cl.command_execution_status.COMPLETE
+    assert [m.command_execution_status for m in markers[:-1]] == [done] * (len(markers) - 1)
+    cl_device.synchronize()
