@@ -26,23 +26,24 @@ Dependences = frozenset[Any]
 """Loop variables, and the numbers of reductions, that a value depends on."""
 
 
-def walk(
-    roots: Iterable[Value], known: Callable[[Value], bool] = lambda _: False
-) -> Iterator[Value]:
+def walk(roots: Iterable[Value], known: Callable[[Value], bool] | None = None) -> Iterator[Value]:
     """Yield values, operands first, without recursion; skip `known` ones and all below them."""
     done: set[int] = set()
     for root in roots:
-        stack = [(root, False)]
+        stack: list[Value | None] = [root]
         while stack:
-            value, ready = stack.pop()
-            if ready:
-                yield value
-            elif id(value) not in done and not known(value):
+            value = stack.pop()
+            if value is None:  # the operands of the value below have come
+                yield stack.pop()  # type: ignore[misc]
+            elif id(value) not in done and not (known and known(value)):
                 done.add(id(value))
-                stack.append((value, True))
-                stack.extend((c, False) for c in reversed(value.children) if id(c) not in done)
+                if value.children:
+                    stack += (value, None, *value.children[::-1])
+                else:
+                    yield value
 
 
+@lru_cache(maxsize=8)
 def widest(kernel: Kernel) -> int:
     """Return the bytes of the widest number that a kernel computes with."""
     types = {v.dtype.compute for v in walk(roots(kernel))}
@@ -116,7 +117,7 @@ def stages(kernel: Kernel, deps: dict[int, Dependences]) -> tuple[list[Stage], l
     ], outer
 
 
-def cost(values: Iterable[Value], known: Callable[[Value], bool] = lambda _: False) -> int:
+def cost(values: Iterable[Value], known: Callable[[Value], bool] | None = None) -> int:
     """Return the rough cost in multiply-adds of computing values once."""
     return sum(v.op.cost for v in walk(values, known) if v.form == APPLY and v.op is not None)
 
@@ -270,6 +271,7 @@ def _vote(var: Var, index: Index, guards: tuple[Guard, ...], used: Dependences) 
     return -2 if stride else -1
 
 
+@lru_cache(maxsize=8)
 @lru_cache(maxsize=8)
 def int_type(kernel: Kernel) -> str:
     """Return the type of index arithmetic: int, unless a number may not fit."""

@@ -26,17 +26,14 @@ _serial = itertools.count()
 class Var:
     """A loop variable that runs over 0 … extent-1; compared by identity."""
 
-    __slots__ = ("extent", "name", "order")
+    __slots__ = ("extent", "high", "name", "order")
 
     def __init__(self, name: str, extent: int) -> None:
         self.name, self.extent, self.order = name, extent, (0, next(_serial))
+        self.high = max(extent - 1, 0)
+        """Largest value."""
 
     low = 0
-
-    @property
-    def high(self) -> int:
-        """Largest value."""
-        return max(self.extent - 1, 0)
 
     def __repr__(self) -> str:
         return self.name
@@ -303,10 +300,12 @@ class Guard:
 
 def flatten(indices: tuple[Index, ...], shape: tuple[int, ...]) -> Index:
     """Return the row-major element number of a position."""
-    result = Index((), 0)
-    for index, extent in zip(indices, shape, strict=True):
-        result = result * extent + index
-    return result
+    terms: list[tuple[Atom, int]] = []
+    const, step = 0, 1
+    for index, extent in zip(reversed(indices), reversed(shape), strict=True):
+        terms += [(atom, c * step) for atom, c in index.terms]
+        const, step = const + index.const * step, step * extent
+    return _sum(terms, const)
 
 
 def unflatten(index: Index, shape: tuple[int, ...]) -> tuple[Index, ...]:

@@ -167,7 +167,8 @@ class Rewriter:
         if srcs == value.srcs and index == value.index and guards == value.guards:
             return value
         guards = tuple([g for g in guards if not g.always])
-        return replace(value, srcs=srcs, index=index, guards=guards)
+        v = value
+        return Value(v.form, v.dtype, v.op, srcs, v.arg, index, guards, v.number)
 
     def kernel(self, kernel: Kernel, outer: tuple[Var, ...], reduce: tuple[Var, ...]) -> Kernel:
         """Return the kernel over new axes."""

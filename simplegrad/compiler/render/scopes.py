@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from simplegrad.compiler.ir.index import Var
@@ -49,7 +50,7 @@ class Scopes:
             self._name_variable(var)
 
     def _name_variable(self, var: Var) -> None:
-        name = base = re.sub(r"\W", "_", var.name) or "i"
+        name = base = _word(var.name)
         taken, number = self._names.values(), 0
         while name in taken or name in _RESERVED or not name[0].isalpha():
             number, name = number + 1, f"i{number}{base}"
@@ -108,4 +109,13 @@ class Scopes:
 
     def lanes(self, deps: frozenset[Any]) -> int:
         """Return the lanes of a value that depends on `deps`."""
-        return max((self.binding(d)[1] for d in deps if isinstance(d, Var)), default=1)
+        most = 1
+        for key in deps:
+            if isinstance(key, Var):
+                most = max(most, self.binding(key)[1])
+        return most
+
+
+@lru_cache(maxsize=256)
+def _word(name: str) -> str:
+    return re.sub(r"\W", "_", name) or "i"

@@ -9,7 +9,7 @@ place through whatever views, and prologue and epilogue are part of the loads an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 
@@ -20,6 +20,7 @@ from simplegrad.compiler.ir.axes import dependences, walk
 from simplegrad.compiler.ir.index import Guard, Index, Var
 from simplegrad.compiler.ir.kernel import APPLY, CONST, GUARD, LOAD, Kernel, Value
 from simplegrad.compiler.ir.symbolic import estimate, less, symbolic, within
+from simplegrad.compiler.passes.groups import Rewriter
 from simplegrad.compiler.render.ctext import vector
 from simplegrad.compiler.render.emit import Body, Emitter
 from simplegrad.compiler.target import Target
@@ -74,17 +75,26 @@ def match(kernel: Kernel, target: Target) -> Product | None:
         return None
     deps = dependences(kernel)
     sides = [_axes_of(s, deps, kernel) for s in product.srcs]
-    best: Product | None = None
+    found: list[tuple[Product, Rewriter]] = []
     for a, b in ((0, 1), (1, 0)):
-        for grouped in _grouped(
-            kernel, product.srcs[a], product.srcs[b], sides[a], sides[b], target.family == "cpu"
-        ):
-            rated = _rated(grouped, target.vector_width)
-            if best is None or rated.score > best.score:
-                best = rated
-    if best is None or best.score <= 0:
+        found += _grouped(
+            kernel, product.srcs[a], product.srcs[b], sides[a], sides[b], target
+        )  # fmt: skip
+    best, rewriter = max(found, key=lambda f: f[0].score, default=(None, None))
+    if best is None or rewriter is None or best.score <= 0:
         return None
+    best = replace(best, kernel=_over_axes(best, rewriter))
     return _for_matrix_units(best) if target.mma else best
+
+
+def _over_axes(product: Product, rewriter: Rewriter) -> Kernel:
+    """Return the kernel over the axes of a product."""
+    outer = (*product.batch.vars, *product.m.vars, *product.n.vars)
+    # The template cuts k by itself: whatever the parts, their sum is the same.
+    whole = replace(product.kernel, split=None)
+    if product.part is not None:
+        outer = (product.part, *outer)
+    return rewriter.kernel(whole, outer, product.k.vars)
 
 
 def _for_matrix_units(product: Product) -> Product:
@@ -152,11 +162,12 @@ def _axes_of(value: Value, deps: dict[int, frozenset[object]], kernel: Kernel) -
 
 
 def _grouped(
-    kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var], in_runs: bool
-) -> Iterator[Product]:
-    """Yield the kernel over (b, m, n | k): with n as the last axes alone, then with all of its own.
+    kernel: Kernel, a: Value, b: Value, in_a: set[Var], in_b: set[Var], target: Target
+) -> Iterator[tuple[Product, Rewriter]]:
+    """Yield ways to see a kernel over (b, m, n | k), rated, and what rewrites it so.
 
-    `in_runs`: the template takes axes made of runs, as the pixels of an image are of its lines.
+    First with n as the last axes alone, then with all of its own. On CPUs the template takes axes
+    made of runs, as the pixels of an image are of its lines.
     """
     m_axes = [v for v in kernel.outer if v in in_a and v not in in_b]
     all_n = [v for v in kernel.outer if v in in_b and v not in in_a]
@@ -177,12 +188,12 @@ def _grouped(
         batch_axes = [v for v in rest if v not in m_axes and v not in n_axes]
         groups = {"b": batch_axes, "m": m_axes, "n": n_axes, "k": k_axes}
         fixed = {name: last for name, last in runs.items() if _is_fixed(groups[name][-last:])}
-        rewriter, (batch, m, n, k) = flattened_in_runs(groups, fixed if in_runs else {})
-        outer = (*batch.vars, *m.vars, *n.vars)
-        # The template cuts k by itself: whatever the parts, their sum is the same.
-        whole = replace(kernel, split=None)
-        new = rewriter.kernel(whole, outer if part is None else (part, *outer), k.vars)
-        yield Product(new, rewriter.value(a), rewriter.value(b), batch, m, n, k, part)
+        runs_of = fixed if target.family == "cpu" else {}
+        rewriter, (batch, m, n, k) = flattened_in_runs(groups, runs_of)
+        factors = rewriter.value(a), rewriter.value(b)
+        product = Product(kernel, *factors, batch, m, n, k, part)
+        along_n = _run_along(map(rewriter.index, stores), product.n)
+        yield _rated(product, along_n, target.vector_width), rewriter
 
 
 def _expressions(value: Value) -> list[Index]:
@@ -226,13 +237,13 @@ def unit_axis(value: Value, axes: Sequence[Var], step: int = 1) -> int:
     return 0
 
 
-def _rated(product: Product, lanes: int) -> Product:
+def _rated(product: Product, stored: bool, lanes: int) -> Product:
     """Choose the variant of an orientation, and weigh it against the other orientation.
 
-    What counts: full vectors along n, contiguous reads of both factors, contiguous stores.
+    What counts: full vectors along n, contiguous reads of both factors, contiguous stores
+    (`stored`).
     """
     m, n, k = (estimate(v.extent) for v in (product.m, product.n, product.k))
-    stored = _stored_along_n(product.kernel, product.n)
     along_n = _along(product.b, (product.n,), lanes) == 1
     if _is_tiny(product.k):
         good = n >= lanes and stored and not product.n.run and product.part is None
@@ -251,8 +262,8 @@ def _rated(product: Product, lanes: int) -> Product:
     return replace(product, score=score + min(m, 8) / 8 + min(n, _WIDE) / _WIDE)
 
 
-def _stored_along_n(kernel: Kernel, n: Flat) -> bool:
-    return any(o.index.coefficient(n.inside) == 1 for o in kernel.outputs)
+def _run_along(stores: Iterable[Index], axis: Flat) -> bool:
+    return any(index.coefficient(axis.inside) == 1 for index in stores)
 
 
 def _along(value: Value, axes: Sequence[Flat], lanes: int, step: int = 1) -> int:
@@ -323,6 +334,7 @@ def parts(product: Product, target: Target) -> int:
     return 1 if tile.shape.template in target.distrusted else tile.parameters.get("SPLIT_K", 1)
 
 
+@lru_cache(maxsize=4)  # for the parts, then for the text
 def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, int]]:
     """Return the tile, and (A_UNIT, B_UNIT), which name the axes of vector loads."""
     m, n, k = product.m, product.n, product.k
@@ -342,7 +354,7 @@ def _chosen(product: Product, target: Target) -> tuple[tiles.Tile, tuple[int, in
         origin,
         tuple(v.extent for v in (product.batch, product.m, product.n, product.k)),
         product.bits or product.kernel.reductions[0].value.dtype.compute,
-        (a_unit, b_unit, int(_stored_along_n(product.kernel, product.n))),
+        (a_unit, b_unit, int(_run_along([o.index for o in product.kernel.outputs], product.n))),
         0 if product.part is None else product.part.extent,
     )
     return tiles.choose(shape, target), (a_unit, b_unit)
