@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 from simplegrad.runtime import devices
@@ -50,4 +51,14 @@ class Tensor(Exchange, metaclass=_Meta):
         return self._node.device or devices.current()
 
 
+def _name_methods() -> None:
+    """Let Python's own errors, and ``help``, say ``Tensor.sum`` of what a part of it defines."""
+    for part in Tensor.__mro__[1:-1]:
+        for member in vars(part).values():
+            while isinstance(member, FunctionType):
+                member.__qualname__ = f"{Tensor.__name__}.{member.__name__}"
+                member = getattr(member, "__wrapped__", None)
+
+
 Core.final = Tensor
+_name_methods()

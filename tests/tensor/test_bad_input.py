@@ -35,6 +35,7 @@ with sg.device("numpy"):
     IMAGE, LINE = sg.ones((1, 2, 5, 5)), sg.ones((1, 2, 5))
     SEQUENCE = sg.ones((2, 3, 4))
     LEAF = Tensor([1.0, 2.0])
+    LEAF.sum().backward()  # clipping asks for a gradient
 
 BAD: list[Any] = [
     "word", object(), 1.5, -9, 99, (), (9, 9, 9, 9, 9), ["word"], [[1], [2, 3]], {"a": 1}, 1j,
@@ -487,3 +488,21 @@ def test_an_error_names_the_callers_function_and_not_the_users() -> None:
         tile(X)
     with pytest.raises(sg.ShapeError, match=r"^softmax: "):
         sg.grad(lambda x: x.softmax(7).sum())(X)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: X.sum(axes=0),
+        lambda: X.softmax(1, 2),
+        lambda: X.conv2d(kernel=X),
+        lambda: X.backward(retain=True),
+        lambda: X.add(),
+    ],
+    ids=["sum", "softmax", "conv2d", "backward", "add"],
+)
+def test_pythons_own_errors_name_the_tensors_method(
+    call: Callable[[], Any], request: pytest.FixtureRequest
+) -> None:
+    with pytest.raises(TypeError, match=rf"^Tensor\.{request.node.callspec.id}\(\) "):
+        call()
