@@ -157,15 +157,17 @@ _LATE = {
     "clear_caches": "runtime.caches",
     "explain_plan": "runtime.explain_plan",
 }
-"""Names by module, which is loaded when they are first asked for: others need not wait."""
+"""The modules of names that are loaded when they are first asked for: others need not wait."""
 
 
-def __getattr__(name: str) -> _Any:
-    if name in _PARTS:
-        return _importlib.import_module(f"{__name__}.{name}")
-    if name in _LATE:
-        return getattr(_importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not _TYPE_CHECKING:  # which knows the names from the imports above, and no others
+
+    def __getattr__(name: str) -> _Any:
+        if name in _PARTS:
+            return _importlib.import_module(f"{__name__}.{name}")
+        if name in _LATE:
+            return getattr(_importlib.import_module(f"{__name__}.{_LATE[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -232,6 +232,26 @@ def test_a_running_total_of_numbers_keeps_few_of_them(one_cl_device: Any, detach
     np.testing.assert_allclose(total.item(), ROWS.sum() * sum(range(200)), rtol=1e-5)
 
 
+def test_looking_for_numbers_to_gather_takes_linear_time(
+    one_cl_device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of numbers that a list holds has none to gather, however often one looks."""
+    numbers = [Tensor(float(i), requires_grad=False) * 1.0 for i in range(900)]
+    sg.realize(*numbers)
+    seen = []
+    real = core.topological
+
+    def counted(*args: Any, **options: Any) -> Any:
+        seen.append(real(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(core, "topological", counted)
+    total = sum(numbers, Tensor(0.0, requires_grad=False))
+    assert len(seen) >= 1
+    assert sum(map(len, seen)) <= 4 * len(numbers)
+    assert total.item() == sum(range(900))
+
+
 def test_numbers_that_somebody_holds_are_added_in_one_launch(one_cl_device: Any) -> None:
     numbers = [Tensor(float(i), requires_grad=False) * 1.0 for i in range(100)]
     sg.realize(*numbers)

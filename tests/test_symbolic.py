@@ -201,6 +201,7 @@ def test_what_is_refused() -> None:
         (lambda x: x * float(x.sum()), "may not read values"),
         (lambda x: x if x.sum() > 0 else -x, "may not read values"),
         (lambda x: np.asarray(x), "may not read values"),
+        (lambda x: x * sg.ones(3).sum().item(), "an expression has not"),
         (lambda x: x + w.realize(), "must be arguments"),
         (lambda x: 3, "must return one tensor, not int"),
         (lambda x, y: x, "1 shapes for a function of the arguments x, y"),
@@ -211,6 +212,13 @@ def test_what_is_refused() -> None:
         str(sg.symbolic(lambda x: x.dropout(0.5), (3,)))
     with pytest.raises(sg.ShapeError, match="negative"):
         sg.symbolic(lambda x: x, (-1,))
+
+
+def test_a_jitted_function_is_an_expression_and_has_no_kernels() -> None:
+    assert "f = 2 * x" in str(sg.symbolic(sg.jit(lambda x: x * 2), (3,)))
+    said = []
+    sg.symbolic(lambda x: said.append(sg.explain(x * 2)) or x, (3,))  # type: ignore[func-returns-value]
+    assert said == ["3 operations, one by one on symbolic"]
 
 
 def test_the_device_in_force_stays() -> None:

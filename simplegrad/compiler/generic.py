@@ -23,7 +23,7 @@ from simplegrad.compiler.ir.symbolic import Trace, symbol
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.program import Launch, Program
 from simplegrad.compiler.target import Target
-from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf_of, leaf_over, make, scalar
+from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf, leaf_of, make, scalar
 
 _MOST_SAMPLES = 8
 _MOST_PROGRAMS = 8
@@ -134,7 +134,8 @@ def _rebuilt(order: Sequence[Node], numbers: Sequence[Any]) -> list[Node]:
     for node in order:
         if node.buffer is not None:
             shape = tuple(n if n < 2 else next(left) for n in node.shape)
-            copy = leaf_over(node.buffer, Spec.of(shape, node.dtype), node.device)
+            copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
+            copy.buffer = node.buffer
         else:
             (_, arg, _, shape), _ = _parts(node.kind)
             arg = _put_back(arg, left)
@@ -262,7 +263,7 @@ class Generic:
 
 
 def _with(record: _Record, **changes: Any) -> _Record:
-    """As `dataclasses.replace`, in a sixth of the time."""
+    """As `dataclasses.replace`, in a sixth of the time; what was cached is copied, too."""
     new = object.__new__(type(record))
     new.__dict__.update(record.__dict__, **changes)
     return new

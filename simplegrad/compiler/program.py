@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from simplegrad import ops
 from simplegrad.compiler.ir.kernel import Kernel
-from simplegrad.compiler.ir.work import operations
 from simplegrad.compiler.passes.groups import Lowered
 from simplegrad.compiler.passes.settle import settled
 from simplegrad.compiler.render.assemble import Source, assemble
@@ -50,10 +49,6 @@ class Launch:
         return (
             tuple(settled(k, self.symbols) for k in self.kernels) if self.symbols else self.kernels
         )
-
-    def operations(self) -> int:
-        """Return how many operations of arithmetic the kernels' IR asks for."""
-        return sum(map(operations, self.settled()))
 
 
 @dataclass(eq=False)

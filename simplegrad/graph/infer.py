@@ -88,7 +88,7 @@ def _reduce(op: Op, arg: Any, ins: Any) -> tuple[Shape, DType]:
     shape, dtype = ins[0]
     if op is ops.ARGMAX or op is ops.ARGMIN:
         dtype = dtypes.int64
-    if 0 in shape and op not in (ops.SUM, ops.PROD) and any(shape[a] == 0 for a in arg):
+    if op not in (ops.SUM, ops.PROD) and 0 in shape and any(shape[a] == 0 for a in arg):
         raise ShapeError(
             f"{op}: axis of extent 0 in shape {shape} has no {op}; reduce a non-empty axis"
         )

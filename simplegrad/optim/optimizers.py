@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
@@ -40,30 +40,22 @@ class Numbers:
     passing through the value of another number leaves the graph, and its plan, as they are.
     """
 
-    def __init__(self) -> None:
-        self._values: dict[str, float] = {}
-        """By name, in the order in which an update asks for them."""
+    def __init__(self, makes: Mapping[str, Callable[[], float]]) -> None:
+        self._values = {name: recording.number(make) for name, make in makes.items()}
+        """Made now, and by every replay."""
         self._nodes: dict[tuple[str, Spec, Any], Node] = {}
 
-    def of(self, name: str, make: Callable[[], float], like: Node) -> Node:
-        """Return a number, made now and by every replay, with the shape and dtype of `like`."""
+    def of(self, name: str, like: Node) -> Node:
+        """Return a number with the shape and dtype of `like`."""
         key = (name, like.kind.spec, like.device)
         node = self._nodes.get(key)
         if node is None:
-            value = self._values.get(name)
-            if value is None:
-                value = self._values[name] = recording.number(make)
-            node = self._nodes[key] = scalar(value, like.kind.spec, like.device)
+            node = self._nodes[key] = scalar(self._values[name], like.kind.spec, like.device)
         return node
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What was asked for in this step."""
-        return tuple(self._values)
-
-    def known(self, like: Node) -> list[Node]:
+    def all(self, like: Node) -> list[Node]:
         """Return all numbers of this step with the shape and dtype of `like`."""
-        return [self.of(name, float, like) for name in self._values]
+        return [self.of(name, like) for name in self._values]
 
 
 def parameters_of(name: str, params: Any) -> list[Any]:
@@ -157,7 +149,7 @@ class Optimizer:
 
         A step that fails, or that Ctrl-C ends before its kernels are enqueued, was none.
         """
-        numbers = Numbers()
+        numbers = Numbers(self.makes())
         updates: list[_Update] = []
         for i, p in enumerate(self.params):
             if p.grad is not None:
@@ -185,23 +177,18 @@ class Optimizer:
     def _updated(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
-        """As `update`; what one of ours made of nodes of the same kinds before is stamped.
-
-        The first parameter of a step takes the plain way, which makes the numbers.
-        """
+        """As `update`; what one of ours made of nodes of the same kinds before is stamped."""
         leaves = (p, g, *state)
-        names = numbers.names
-        if not names or type(self).__module__ != __name__ or len(set(leaves)) < len(leaves):
+        if type(self).__module__ != __name__ or len(set(leaves)) < len(leaves):
             return self.update(p, g, state, numbers)
-        form = type(self), self.weight_decay == 0, getattr(self, "nesterov", False), names
+        form = type(self), self.weight_decay == 0, getattr(self, "nesterov", False)
         key = (form, *[sort_of(node) for node in leaves], g.tracks)
         stencil = _updates.find(key)
         if stencil is not None:
-            new, *after = stencil.stamp([*leaves, *numbers.known(p)], p.device)
+            new, *after = stencil.stamp([*leaves, *numbers.all(p)], p.device)
             return new, tuple(after)
         new, made = self.update(p, g, state, numbers)
-        if numbers.names == names:
-            _updates.learn(key, [*leaves, *numbers.known(p)], [new, *made])
+        _updates.learn(key, [*leaves, *numbers.all(p)], [new, *made])
         return new, made
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
@@ -227,25 +214,30 @@ class Optimizer:
             from_numpy(np.zeros(p.shape, p.dtype.numpy), p.dtype, p.device) for _ in self.names
         )
 
+    def makes(self) -> dict[str, Callable[[], float]]:
+        """Return what makes the numbers of a step, by name; replays of `jit` call it again."""
+        makes: dict[str, Callable[[], float]] = {"rate": lambda: self.rate}
+        if self.weight_decay:
+            makes["decay"] = lambda: self.weight_decay
+        return makes
+
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
-        """Return the new parameter and its new state as lazy nodes."""
+        """Return the new parameter and its new state as lazy nodes; `numbers` are of `makes`."""
         raise NotImplementedError
 
     def _decayed(self, p: Node, g: Node, numbers: Numbers) -> Node:
         """Return the gradient with L2 regularisation added."""
         if not self.weight_decay:
             return g
-        return apply(
-            ops.ADD, g, apply(ops.MUL, p, numbers.of("decay", lambda: self.weight_decay, p))
-        )
+        return apply(ops.ADD, g, apply(ops.MUL, p, numbers.of("decay", p)))
 
     def _shrunk(self, p: Node, numbers: Numbers) -> Node:
         """Return the parameter after decoupled weight decay (Loshchilov and Hutter, 2019)."""
         if not self.weight_decay:
             return p
-        return apply(ops.MUL, p, numbers.of("shrink", lambda: 1 - self.rate * self.weight_decay, p))
+        return apply(ops.MUL, p, numbers.of("decay", p))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of steps and every state array, as NumPy arrays by name."""
@@ -298,18 +290,22 @@ class SGD(Optimizer):
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov
 
+    def makes(self) -> dict[str, Callable[[], float]]:
+        """Rate, decay, and momentum if there is any."""
+        return super().makes() | ({"momentum": lambda: self.momentum} if self.names else {})
+
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
         """v = momentum v + g;  p -= rate (v, or g + momentum v for Nesterov)."""
         g = self._decayed(p, g, numbers)
         if state:
-            momentum = numbers.of("momentum", lambda: self.momentum, p)
+            momentum = numbers.of("momentum", p)
             velocity = apply(ops.ADD, apply(ops.MUL, state[0], momentum), g)
             state = (velocity,)
             ahead = apply(ops.ADD, g, apply(ops.MUL, velocity, momentum))
             g = ahead if self.nesterov else velocity
-        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of("rate", lambda: self.rate, p))), state
+        return apply(ops.SUB, p, apply(ops.MUL, g, numbers.of("rate", p))), state
 
 
 class Adam(Optimizer):
@@ -328,6 +324,17 @@ class Adam(Optimizer):
         self._below_one("beta2", beta2)
         self.epsilon, self.beta1, self.beta2 = epsilon, beta1, beta2
 
+    def makes(self) -> dict[str, Callable[[], float]]:
+        """Decay, the running means' weights, epsilon, and the rate with m's bias taken out."""
+        # t = steps + 1 is read where the numbers are made: replays make them again.
+        return super().makes() | {
+            "rate": lambda: self.rate / (1 - self.beta1 ** (self.steps + 1)),
+            "unbias": lambda: 1 / (1 - self.beta2 ** (self.steps + 1)),
+            "epsilon": lambda: self.epsilon,
+            **_weights("mean", lambda: self.beta1),
+            **_weights("square", lambda: self.beta2),
+        }
+
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
@@ -337,14 +344,11 @@ class Adam(Optimizer):
     def _moved(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
-        mean = _running("mean", state[0], g, self.beta1, numbers)
-        square = _running("square", state[1], apply(ops.MUL, g, g), self.beta2, numbers)
-        # t = steps + 1 is read where the numbers are made: replays make them again.
-        size = numbers.of("rate", lambda: self.rate / (1 - self.beta1 ** (self.steps + 1)), p)
-        unbias = numbers.of("unbias", lambda: 1 / (1 - self.beta2 ** (self.steps + 1)), p)
-        root = apply(ops.SQRT, apply(ops.MUL, square, unbias))
-        below = apply(ops.ADD, root, numbers.of("epsilon", lambda: self.epsilon, p))
-        move = apply(ops.DIV, apply(ops.MUL, mean, size), below)
+        mean = _running("mean", state[0], g, numbers)
+        square = _running("square", state[1], apply(ops.MUL, g, g), numbers)
+        root = apply(ops.SQRT, apply(ops.MUL, square, numbers.of("unbias", p)))
+        below = apply(ops.ADD, root, numbers.of("epsilon", p))
+        move = apply(ops.DIV, apply(ops.MUL, mean, numbers.of("rate", p)), below)
         return apply(ops.SUB, p, move), (mean, square)
 
 
@@ -357,6 +361,11 @@ class AdamW(Adam):
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, epsilon, beta1, beta2, weight_decay)
+
+    def makes(self) -> dict[str, Callable[[], float]]:
+        """As Adam; the decay is what is left of a parameter."""
+        shrink = {"decay": lambda: 1 - self.rate * self.weight_decay} if self.weight_decay else {}
+        return super().makes() | shrink
 
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
@@ -380,24 +389,31 @@ class RMSprop(Optimizer):
         self._below_one("decay", decay)
         self.decay, self.epsilon = decay, epsilon
 
+    def makes(self) -> dict[str, Callable[[], float]]:
+        """Rate, decay, epsilon, and the running mean's weights."""
+        own = {"epsilon": lambda: self.epsilon, **_weights("square", lambda: self.decay)}
+        return super().makes() | own
+
     def update(
         self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
     ) -> tuple[Node, tuple[Node, ...]]:
         """v: running mean of g²;  p -= rate g / (√v + ε)."""
         g = self._decayed(p, g, numbers)
-        square = _running("square", state[0], apply(ops.MUL, g, g), self.decay, numbers)
-        below = apply(
-            ops.ADD, apply(ops.SQRT, square), numbers.of("epsilon", lambda: self.epsilon, p)
-        )
-        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of("rate", lambda: self.rate, p)), below)
+        square = _running("square", state[0], apply(ops.MUL, g, g), numbers)
+        below = apply(ops.ADD, apply(ops.SQRT, square), numbers.of("epsilon", p))
+        move = apply(ops.DIV, apply(ops.MUL, g, numbers.of("rate", p)), below)
         return apply(ops.SUB, p, move), (square,)
 
 
-def _running(name: str, old: Node, new: Node, decay: float, numbers: Numbers) -> Node:
+def _weights(name: str, decay: Callable[[], float]) -> dict[str, Callable[[], float]]:
+    """Return what makes the weights of a running mean."""
+    return {f"{name} kept": decay, f"{name} new": lambda: 1 - decay()}
+
+
+def _running(name: str, old: Node, new: Node, numbers: Numbers) -> Node:
     """Return decay · old + (1 - decay) · new."""
-    rest = 1 - decay
-    kept = apply(ops.MUL, old, numbers.of(f"{name} kept", lambda: decay, old))
-    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", lambda: rest, new)))
+    kept = apply(ops.MUL, old, numbers.of(f"{name} kept", old))
+    return apply(ops.ADD, kept, apply(ops.MUL, new, numbers.of(f"{name} new", new)))
 
 
 def clip_value(params: Iterable[Any], most: float) -> None:

@@ -45,7 +45,7 @@ def count_launch(device: Device, launch: Launch, span: tuple[int, int], began: i
     """
     host = (threading.get_ident(), began, perf_counter_ns())
     for profile in _open:
-        profile.add_launch(device, launch, span, host)
+        profile._add_launch(device, launch, span, host)
 
 
 def count_interpreted(device: Device, nodes: Iterable[Node]) -> None:
@@ -53,7 +53,7 @@ def count_interpreted(device: Device, nodes: Iterable[Node]) -> None:
     if _open:
         names = [node.op.name for node in nodes if node.buffer is None and node.srcs]
         for profile in _open:
-            profile.add_interpreted(device, names)
+            profile._add_interpreted(device, names)
 
 
 def count_host(name: str, began: int) -> None:
@@ -61,4 +61,4 @@ def count_host(name: str, began: int) -> None:
     if _open:
         host = (threading.get_ident(), began, perf_counter_ns())
         for profile in _open:
-            profile.add_host(name, host)
+            profile._add_host(name, host)

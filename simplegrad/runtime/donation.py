@@ -17,7 +17,7 @@ Anything unknown makes a count larger, and nothing is written over then.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from sys import getrefcount
 from typing import Any
 
@@ -70,6 +70,8 @@ class Watch:
             if n.srcs and n.buffer is None and n not in values
         ]  # fmt: skip
         self._places, self._between = between, _getter(between)
+        self._pending = [i for i, n in enumerate(order) if n.srcs and n.buffer is None]
+        self._ends = [i for i, n in enumerate(order) if not n.srcs or n.buffer is not None]
         self._explained = [EXPLAINED + self.uses[i] for i in between]
         self._known: dict[tuple[Any, ...], frozenset[int]] = {}
         """By who names nodes in between from outside, and what leads to live leaves: `_read`."""
@@ -108,7 +110,10 @@ class Watch:
         self, order: Sequence[Node], kept: Sequence[Node], outside: tuple[int, ...]
     ) -> frozenset[int]:
         """Return the places whose value may be asked for later; loops ask the same every time."""
-        key = (outside, *[n.tracks and _leads(n) for n in order])
+        leaves = [i for i in self._pending if order[i].leaf is not None]
+        ends = [order[i] for i in (*self._ends, *leaves)]
+        leads = [n.tracks and live_leaf(n, set()) is not None for n in ends]
+        key = (outside, tuple(leaves), *map(_TRACKS, order), *leads)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -120,13 +125,7 @@ class Watch:
 
 
 _MOST_KNOWN = 16
-
-
-def _leads(node: Node) -> bool | None:
-    """Return whether a leaf or value that tracks leads to a live leaf; None: its operands tell."""
-    if node.leaf is None and node.buffer is None:
-        return None
-    return live_leaf(node, set()) is not None
+_TRACKS = attrgetter("tracks")
 
 
 def _getter(places: list[int]) -> Any:

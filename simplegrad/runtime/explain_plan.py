@@ -34,8 +34,7 @@ def _explain(miss: Miss) -> str:
     if not miss.others:
         return f"miss ({made}): the first plan of this process"
     # Of plans that are equally near, the last one is what a loop ran before.
-    latest = sorted(miss.others, key=lambda other: -other.used)
-    nearest = min(latest, key=lambda other: _distance(miss.known, other))
+    nearest = min(miss.others, key=lambda other: _distance(miss.known, other))
     return f"miss ({made}): differs " + "; ".join(_differences(miss, nearest))
 
 

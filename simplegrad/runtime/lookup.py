@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from operator import attrgetter
 from time import perf_counter_ns
 from types import CodeType
@@ -65,11 +66,11 @@ class Miss:
     places: tuple[tuple[CodeType, int] | None, ...]
     """Per node the place in the user's program."""
     others: tuple[Known, ...]
-    """The plans there were before."""
+    """The plans there were before, those that ran last first."""
     stored: bool
     """Whether its program was on disk, so that nothing was scheduled."""
 
-    @property
+    @cached_property
     def lines(self) -> list[str]:
         """Per node the line of the user's program."""
         return list(map(where, self.places))
@@ -143,11 +144,11 @@ def _new(
     known = Known(
         _key(device, structure), kinds, plan, bare
     )  # measuring may have found other tiles
-    others = tuple(_plans.values())
+    others = tuple(sorted(_plans.values(), key=attrgetter("used"), reverse=True))
     last.miss = Miss(known, tuple([n.line for n in order]), others, stored is not None)
-    if len(_plans) >= MAX_PLANS:
-        del _plans[min(others, key=attrgetter("used")).key]
     _plans[known.key] = known
+    if len(_plans) > MAX_PLANS:
+        del _plans[others[-1].key]
     return known
 
 

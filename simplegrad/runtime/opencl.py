@@ -26,7 +26,7 @@ from simplegrad.runtime.programs import Program, Programs
 
 _MOST_AHEAD = 512
 """Launches between two markers. Drivers keep memory for every launch that waits, so a loop that
-reads nothing must not run ahead for ever; at most twice as many wait."""
+reads nothing must not run ahead for ever; at most twice as many wait, or two plans' launches."""
 _MAX_STAGED_BYTES = 64 << 20
 """Most bytes of host data that wait for the device to fetch them."""
 _MAX_COPIED_BYTES = 1 << 20
@@ -320,6 +320,7 @@ class OpenCLDevice(Device):
         """
         self._ahead += len(kernels)
         if self._ahead > _MOST_AHEAD:
+            self._ahead = len(kernels)
             self._wait_for_the_last_but_one()
         queues = repeat(self.queue)
         enqueued = map(self._enqueue, queues, kernels, global_sizes, local_sizes)
@@ -327,7 +328,6 @@ class OpenCLDevice(Device):
 
     def _wait_for_the_last_but_one(self) -> None:
         """Put a marker into the queue, and wait for the one before it: the device is never idle."""
-        self._ahead = 0
         before, self._marker = self._marker, self._cl.enqueue_marker(self.queue)
         if before is not None:
             before.wait()

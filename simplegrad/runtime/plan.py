@@ -120,6 +120,8 @@ class Plan:
         """By which sizes are equal: per slot the first one of its size."""
         layout = self._layouts.get(equal)
         if layout is None:
+            if len(self._layouts) >= _MOST_LAYOUTS:
+                self._layouts.clear()
             layout = self._layouts[equal] = _Layout(program, size_of)
         self.layout = layout
         self.leaves, self.scalars = layout.leaves, layout.scalars
@@ -251,6 +253,7 @@ class Plan:
 
 
 _MOST_LEFT = 16
+_MOST_LAYOUTS = 64
 _SIZES = {"int": np.int32, "long": np.int64}
 
 

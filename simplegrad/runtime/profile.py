@@ -14,18 +14,17 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from simplegrad.compiler.ir.kernel import Kernel
+from simplegrad.compiler.ir.work import operations
+from simplegrad.compiler.program import Launch
 from simplegrad.errors import SimplegradError
 from simplegrad.runtime import ceilings, counting, files, roofline
 from simplegrad.runtime.ceilings import COPY, FMA, READ, Ceiling
+from simplegrad.runtime.counting import Host
 from simplegrad.runtime.device import Device
 from simplegrad.runtime.program_cache import counters
-
-if TYPE_CHECKING:
-    from simplegrad.compiler.ir.kernel import Kernel
-    from simplegrad.compiler.program import Launch
-    from simplegrad.runtime.counting import Host
 
 _MOSTLY_READ = 16
 """A kernel that reads so many times what it writes is held against the reading ceiling."""
@@ -127,12 +126,15 @@ class Profile:
             f"at most {self.peak_bytes} in use{others}>"
         )
 
-    def add_launch(self, device: Device, launch: Launch, span: tuple[int, int], host: Host) -> None:
+    def _add_launch(
+        self, device: Device, launch: Launch, span: tuple[int, int], host: Host
+    ) -> None:
         """Count a launch that ran from `span[0]` to `span[1]` nanoseconds of the device's clock."""
         self._devices[id(device)] = device
         self.peak_bytes = max(self.peak_bytes, device.memory_stats()["in_use_bytes"])
-        row = self._row(device, launch)
-        done = launch.operations()
+        kernels = launch.settled()
+        row = self._row(device, launch, kernels)
+        done = sum(map(operations, kernels))
         row.seconds += (span[1] - span[0]) * 1e-9
         row.spans.append(span)
         for counted in (self, row):
@@ -152,18 +154,17 @@ class Profile:
             _Event(device.name, 0, row.name, max(span[0] + shift, began), ended, told),
         ]
 
-    def add_interpreted(self, device: Device, names: Iterable[str]) -> None:
+    def _add_interpreted(self, device: Device, names: Iterable[str]) -> None:
         """Count operations that a device without kernels computes."""
         self.interpreted.setdefault(device.name, Counter()).update(names)
 
-    def add_host(self, name: str, host: Host) -> None:
+    def _add_host(self, name: str, host: Host) -> None:
         """Note what the host did."""
         thread, began, ended = host
         self._events.append(_Event("host", thread, name, began, ended, {}))
 
-    def _row(self, device: Device, launch: Launch) -> KernelRow:
-        name = launch.source.kernel_name
-        domain = " ".join(_domain(kernel) for kernel in launch.settled())
+    def _row(self, device: Device, launch: Launch, kernels: tuple[Kernel, ...]) -> KernelRow:
+        name, domain = launch.source.kernel_name, " ".join(map(_domain, kernels))
         key = (id(device), launch.source.text, domain)  # one text may serve many sizes
         row = self._rows.get(key)
         if row is None:

@@ -1,4 +1,4 @@
-"""The one way from nodes to values: look up the plan of a graph's structure, and run it."""
+"""The one way from nodes to values: by kernels, or operation by operation."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ MAX_HELD_BYTES = 256 << 20
 """Bytes that pending operations alone keep alive before their result, if small, is computed."""
 _MUCH = 8
 """How many times its own bytes a result must set free to be computed unasked."""
-MAX_NUMBERS = 16
+_MAX_NUMBERS = 16
 """Numbers in memory of their own that a pending number alone may keep, as a running total does."""
 _MAX_UNREAD = 8
 """Unread gradients that pile up before they are summed: memory stays bounded in a loop."""
@@ -92,11 +92,14 @@ def release(node: Node) -> None:
 
 
 def gather(node: Node) -> None:
-    """Compute the operands of a number that alone keeps many others, so that these can go."""
-    if node.depth <= node.unread <= 8 * node.depth:  # else it keeps few, or other things
+    """Compute the operands of a number that alone keeps many others, so that these can go.
+
+    To be called at depths that are powers of two, so that all these walks take linear time.
+    """
+    if _MAX_NUMBERS <= node.depth <= node.unread <= 8 * node.depth:  # else few, or other things
         parts = topological([node])
         kept = [n for n in parts if n.buffer is not None and not n.holders and not n.shape]
-        if len(kept) >= MAX_NUMBERS:
+        if len(kept) >= _MAX_NUMBERS:
             flush(node, node.srcs)
 
 

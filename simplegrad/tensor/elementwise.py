@@ -20,7 +20,6 @@ from simplegrad.graph.node import Node, make, scalar, user_line
 from simplegrad.ops import Op
 from simplegrad.tensor.core import (
     MAX_HELD_BYTES,
-    MAX_NUMBERS,
     MAX_PENDING,
     Core,
     as_tensor,
@@ -67,7 +66,7 @@ def _finish(node: Node, tracks: bool) -> Tensor:
     node.line = user_line()
     if node.depth > MAX_PENDING:
         flush(node, node.srcs)
-    elif not node.depth % MAX_NUMBERS and not node.kind.spec.shape:
+    elif not node.depth & (node.depth - 1) and not node.kind.spec.shape:
         gather(node)
     if tracks and mode.grad:
         node.tracks = True

@@ -302,3 +302,43 @@ def test_realizing_over_two_devices_is_an_error(fresh: Any) -> None:
         other = Tensor(ROWS) + 1
     with pytest.raises(sg.DeviceError, match=r"realize: .* lives on numpy.*\.to_device"):
         sg.realize(Tensor(ROWS) + 1, other)
+
+
+def test_plans_of_other_shapes_share_memory_each_in_its_own_way(one_cl_device: Any) -> None:
+    """Which sizes are equal, and so which values share a cell, differs from shape to shape."""
+
+    def run(n: int, m: int) -> tuple[int, Any]:
+        a = Tensor(np.arange(n * m, dtype=np.float32).reshape(n, m) % 7, requires_grad=False) * 1.0
+        b = (a @ a.T).softmax(0)
+        c = (b @ a).softmax(1) + a
+        got = (c.T @ b).numpy()
+        host = np.arange(n * m).reshape(n, m) % 7
+        e = np.exp(host @ host.T - (host @ host.T).max(0))
+        want = e / e.sum(0)
+        f = np.exp(want @ host - (want @ host).max(1, keepdims=True))
+        np.testing.assert_allclose(
+            got, (f / f.sum(1, keepdims=True) + host).T @ want, rtol=1e-3, atol=1e-4
+        )
+        assert lookup.last.used is not None
+        return id(lookup.last.used.plan.layout), lookup.last.used.plan
+
+    shapes = [(40, 24), (56, 56), (64, 30), (48, 48), (72, 24), (56, 56), (40, 24)]
+    made = [run(*shape) for shape in shapes]
+    assert len({layout for layout, _ in made[2:5]}) < 3  # (64, 30) and (72, 24) are of one kind
+    assert len({id(plan.binding) for _, plan in made[2:5]}) == 1
+
+
+def test_the_plan_used_longest_ago_goes_first(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lookup.forget()
+    monkeypatch.setattr(lookup, "MAX_PLANS", 3)
+    x = Tensor(np.ones(4), requires_grad=False)
+    calls = [x.exp, x.log, x.sin, x.cos]
+    for call in (calls[0], calls[1], calls[2], calls[0], calls[3]):
+        call().realize()
+    assert lookup.count() == 3
+    before = sg.cache_stats()["plans"]["hits"]
+    for call in (calls[0], calls[2], calls[3]):
+        call().realize()
+    assert sg.cache_stats()["plans"]["hits"] == before + 3
+    calls[1]().realize()
+    assert sg.cache_stats()["plans"]["hits"] == before + 3

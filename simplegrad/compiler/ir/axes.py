@@ -272,7 +272,6 @@ def _vote(var: Var, index: Index, guards: tuple[Guard, ...], used: Dependences) 
 
 
 @lru_cache(maxsize=8)
-@lru_cache(maxsize=8)
 def int_type(kernel: Kernel) -> str:
     """Return the type of index arithmetic: int, unless a number may not fit."""
     sizes = [a.size for a in kernel.args]

@@ -379,7 +379,6 @@ class Emitter(Positions):
 _BFLOAT16_LOAD = "#define SG_BFLOAT16(x) as_float((uint)(x) << 16)"
 
 
-@lru_cache(maxsize=8)
 @lru_cache(maxsize=8)  # a template's holes have an emitter each
 def _all_variables(kernel: Kernel) -> frozenset[Var]:
     return frozenset(v for index in all_indices(kernel) for v in index.variables())

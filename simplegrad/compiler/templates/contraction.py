@@ -46,6 +46,7 @@ class Product:
     """A kernel over the axes (b, m, n | k), and its two factors."""
 
     kernel: Kernel
+    """Over axes of its own until `_over_axes`: of several ways to see it, one is worth it."""
     a: Value
     b: Value
     batch: Flat
