@@ -15,7 +15,7 @@ import pytest
 
 import simplegrad as sg
 from simplegrad import Adam, Tensor, settings
-from simplegrad.tensor import core, elementwise
+from simplegrad.tensor import elementwise, pending
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(64, 96)).astype(np.float32)
@@ -201,7 +201,7 @@ def test_data_that_only_pending_work_holds_is_bounded(
 ) -> None:
     """A running total that nobody reads: computed by bytes, long before its length matters."""
     array, most = np.ones((128, 256), np.float32), 1 << 19
-    for module in (core, elementwise):
+    for module in (pending, elementwise):
         monkeypatch.setattr(module, "MAX_HELD_BYTES", most)
     total = Tensor(0.0, requires_grad=False)
     gc.collect()
@@ -239,13 +239,13 @@ def test_looking_for_numbers_to_gather_takes_linear_time(
     numbers = [Tensor(float(i), requires_grad=False) * 1.0 for i in range(900)]
     sg.realize(*numbers)
     seen = []
-    real = core.topological
+    real = pending.topological
 
     def counted(*args: Any, **options: Any) -> Any:
         seen.append(real(*args, **options))
         return seen[-1]
 
-    monkeypatch.setattr(core, "topological", counted)
+    monkeypatch.setattr(pending, "topological", counted)
     total = sum(numbers, Tensor(0.0, requires_grad=False))
     assert len(seen) >= 1
     assert sum(map(len, seen)) <= 4 * len(numbers)

@@ -19,21 +19,17 @@ from simplegrad.graph import build
 from simplegrad.graph.node import Node, make, scalar, user_line
 from simplegrad.ops import Op
 from simplegrad.tensor.core import (
-    MAX_HELD_BYTES,
-    MAX_PENDING,
     Core,
     as_tensor,
     common,
-    flush,
-    gather,
     lift,
     number_node,
-    release,
     same_device,
     wrap,
 )
 from simplegrad.tensor.modes import mode
 from simplegrad.tensor.naming import named
+from simplegrad.tensor.pending import MAX_HELD_BYTES, MAX_PENDING, flush, gather, release
 from simplegrad.tensor.stamped import stamped
 
 if TYPE_CHECKING:

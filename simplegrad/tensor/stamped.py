@@ -11,8 +11,9 @@ from simplegrad.dtypes import default_float
 from simplegrad.graph.node import Node, user_line
 from simplegrad.graph.stencil import Table, sort_of
 from simplegrad.ops import Op
-from simplegrad.tensor.core import MAX_HELD_BYTES, MAX_PENDING, Core, flush, release, wrap
+from simplegrad.tensor.core import Core, wrap
 from simplegrad.tensor.modes import mode
+from simplegrad.tensor.pending import MAX_HELD_BYTES, MAX_PENDING, flush, release
 
 F = TypeVar("F", bound=Callable[..., Any])
 _table = Table()
