@@ -430,8 +430,15 @@ WHERE = _row("where", ELEMENTWISE, 3, numpy=np.where, c="({0} ? {1} : {2})")
 
 SUM = _row("sum", REDUCE, 1, kinds="uif", numpy=np.sum, c="({0} + {1})", identity=lambda d: 0)
 PROD = _row("prod", REDUCE, 1, kinds="uif", numpy=np.prod, c="({0} * {1})", identity=lambda d: 1)
-MAX = _row("max", REDUCE, 1, numpy=np.max, c=MAXIMUM.c, identity=lambda d: d.low)
-MIN = _row("min", REDUCE, 1, numpy=np.min, c=MINIMUM.c, identity=lambda d: d.high)
+# {0} is an accumulator: only the inner choice, an instruction of CPUs, waits for the last step.
+MAX = _row(
+    "max", REDUCE, 1, numpy=np.max, c="({1} != {1} ? {1} : ({0} < {1} ? {1} : {0}))",
+    c_int=MAXIMUM.c_int, identity=lambda d: d.low,
+)  # fmt: skip
+MIN = _row(
+    "min", REDUCE, 1, numpy=np.min, c="({1} != {1} ? {1} : ({0} > {1} ? {1} : {0}))",
+    c_int=MINIMUM.c_int, identity=lambda d: d.high,
+)  # fmt: skip
 ARGMAX = _row("argmax", REDUCE, 1, numpy=np.argmax, identity=lambda d: d.low, differentiable=False)
 ARGMIN = _row("argmin", REDUCE, 1, numpy=np.argmin, identity=lambda d: d.high, differentiable=False)
 

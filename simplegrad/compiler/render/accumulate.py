@@ -13,7 +13,7 @@ from simplegrad.compiler.ir.kernel import Reduction
 from simplegrad.compiler.render.ctext import constant, convert, mask_type, operation, vector
 from simplegrad.dtypes import DType, width
 
-_STEPS = {ops.SUM: ops.ADD, ops.PROD: ops.MUL, ops.MAX: ops.MAXIMUM, ops.MIN: ops.MINIMUM}
+_STEPS = {ops.SUM: ops.ADD, ops.PROD: ops.MUL, ops.MAX: ops.MAX, ops.MIN: ops.MIN}
 
 
 @dataclass(frozen=True)
