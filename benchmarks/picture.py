@@ -16,7 +16,7 @@ def write(path: Path, result: dict[str, Any]) -> str:
     try:
         import matplotlib
     except ImportError:
-        return "no picture: matplotlib is missing; run: pip install 'simplegrad[plot]'"
+        return "no picture: matplotlib is missing; run: pip install matplotlib"
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

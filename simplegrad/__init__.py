@@ -142,13 +142,13 @@ globals().update(_FUNCTIONS)
 
 
 if _TYPE_CHECKING:
-    from simplegrad import nn, onnx
+    from simplegrad import interop, nn, onnx
     from simplegrad.expressions.symbolic import Symbolic, symbolic
     from simplegrad.runtime.caches import cache_stats, clear_caches
     from simplegrad.runtime.explain_plan import explain_plan
     from simplegrad.runtime.profile import Profile
 
-_PARTS = ("nn", "onnx")
+_PARTS = ("interop", "nn", "onnx")
 _LATE = {
     "Profile": "runtime.profile",
     "Symbolic": "expressions.symbolic",
@@ -171,7 +171,7 @@ if not _TYPE_CHECKING:  # which knows the names from the imports above, and no o
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted([*__all__, *[name for name in globals() if name.startswith("__")]])
 
 
 def realize(*tensors: Tensor) -> None:
@@ -284,6 +284,7 @@ __all__ = [
     "int16",
     "int32",
     "int64",
+    "interop",
     "isclose",
     "isdtype",
     "isin",

@@ -41,7 +41,7 @@ def _called(frame: FrameType | None) -> str:
 def _public_name(frame: FrameType) -> str:
     """Return the name by which users know a frame's function, or "" for an inner one."""
     name = frame.f_code.co_name
-    if name in ("__init__", "__call__"):  # a class is known by its own name
+    if name in ("__init__", "__call__", "__setattr__"):  # a class is known by its own name
         name = type(frame.f_locals[frame.f_code.co_varnames[0]]).__name__
     elif name.startswith("__"):
         name = name.strip("_")

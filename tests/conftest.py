@@ -26,7 +26,7 @@ OPENCL = sorted(
     (info.selector for info in sg.devices() if info.selector != "numpy"),
     key=lambda selector: "pocl" not in selector,
 )
-NO_DRIVER = "no OpenCL device here; pip install 'simplegrad[cpu]'"
+NO_DRIVER = "no OpenCL device here; pip install '.[cpu]'"
 
 
 def pytest_xdist_auto_num_workers() -> int | None:

@@ -226,7 +226,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[Any]:
         with sg.device(request.param) as found:
             yield found
     except sg.DriverNotFound:
-        pytest.skip("no OpenCL device here; pip install 'simplegrad[cpu]'")
+        pytest.skip("no OpenCL device here; pip install '.[cpu]'")
 
 
 def _flat(value: Any) -> list[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
+import pickle
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -138,7 +140,8 @@ def test_parameters_become_fresh_leaves() -> None:
     assert before.tolist() == [3, 6]  # recorded before: the values of then
     optimizer.zero_grad()
     assert p.grad is None
-    before.sum().backward()  # leads to the parameter no more
+    with pytest.warns(RuntimeWarning, match="backward reached no tensor"):
+        before.sum().backward()  # leads to the parameter no more
     assert p.grad is None
     (p * p).sum().backward()
     assert p.grad.tolist() == [-1, 1]
@@ -175,7 +178,9 @@ def test_a_parameter_without_gradient_stays() -> None:
 @pytest.mark.usefixtures("_numpy")
 def test_only_leaves_and_each_once() -> None:
     p = Tensor([1.0])
-    with pytest.raises(AutogradError, match=r"SGD: parameter 1 of shape \(1,\) is not a leaf"):
+    with pytest.raises(
+        AutogradError, match=r"SGD: parameter 1, float32 of shape \(1,\), is not a leaf"
+    ):
         optim.SGD([p, p * 2])
     with pytest.raises(AutogradError, match="not a leaf"):
         optim.SGD([Tensor([1.0], requires_grad=False)])
@@ -307,6 +312,74 @@ def test_an_unknown_setting_is_told_what_it_is_here(
     with pytest.raises(sg.ArgumentError, match=said):
         kind([Tensor([1.0])], **settings)
     assert issubclass(sg.ArgumentError, TypeError)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "said"),
+    [
+        (optim.SGD, "learning_rate", -1, "^SGD: learning_rate must be 0 or more, not -1$"),
+        (optim.SGD, "learning_rate", "a", "^SGD: learning_rate must be a number, not 'a'$"),
+        (optim.SGD, "momentum", math.nan, "^SGD: momentum must be 0 or more, not nan$"),
+        (optim.Adam, "beta1", 2.0, "^Adam: beta1=2.0 must be at least 0 and less than 1$"),
+        (optim.RMSprop, "decay", 1, "^RMSprop: decay=1 must be at least 0 and less than 1$"),
+        (optim.AdamW, "lr", 0.1, "^AdamW: has no 'lr'; it has learning_rate$"),
+    ],
+    ids=lambda x: getattr(x, "__name__", None),
+)
+def test_settings_are_checked_when_they_are_changed(
+    kind: Any, name: str, value: Any, said: str
+) -> None:
+    optimizer = kind([Tensor([1.0])])
+    with pytest.raises(sg.ArgumentError, match=said):
+        setattr(optimizer, name, value)
+    assert getattr(optimizer, name, None) is not value
+
+
+def test_a_schedule_gives_numbers() -> None:
+    p = Tensor([1.0])
+    p.sum().backward()
+    with pytest.raises(sg.ArgumentError, match="learning_rate must be a number, not 'x'"):
+        optim.SGD([p], lambda step: "x").step()  # type: ignore[arg-type,return-value]
+
+
+@pytest.mark.parametrize("jitted", [False, True], ids=["", "jit"])
+def test_momentum_may_begin_later(device: Any, jitted: bool) -> None:
+    p, velocity, want = Tensor([1.0, 2.0]), np.zeros(2), np.array([1.0, 2.0])
+    sgd = optim.SGD([p], 0.1)
+
+    def step() -> None:
+        sgd.zero_grad()
+        (p * p).sum().backward()
+        sgd.step()
+
+    run = sg.jit(step) if jitted else step
+    for i in range(9):
+        if i == 4:
+            sgd.momentum = 0.9
+        run()
+        velocity = velocity * (0.9 if i > 4 else 0) + 2 * want
+        want = want - 0.1 * velocity
+        np.testing.assert_allclose(p.numpy(), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_goes_on_by_itself(device: Any, how: Any) -> None:
+    p = Tensor([1.0, 2.0])
+    adam = optim.Adam([p], 0.1)
+
+    def step(q: Any, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        (q * q).sum().backward()
+        optimizer.step()
+
+    step(p, adam)
+    (other, copied) = how((p, adam))
+    assert copied.params[0] is other
+    assert copied.steps == 1
+    step(other, copied)
+    assert p.tolist() != other.tolist()
+    step(p, adam)
+    np.testing.assert_array_equal(p.numpy(), other.numpy())
 
 
 def test_a_step_computes_what_it_was_asked_to_compute_along(one_cl_device: Any) -> None:

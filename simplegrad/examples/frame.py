@@ -131,13 +131,13 @@ def main(
 
 
 def need(module: str) -> Any:
-    """Return a module of the extra `examples`; an error that names the extra where it lacks."""
+    """Return a module of the extra `examples`; an error that names the package where it lacks."""
     try:
         return importlib.import_module(module)
     except ImportError:
         package = module.partition(".")[0].replace("sklearn", "scikit-learn")
         raise sg.SimplegradError(
-            f"the package {package} is missing; run: pip install 'simplegrad[examples]'"
+            f"the package {package} is missing; run: pip install {package}"
         ) from None
 
 
@@ -146,7 +146,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        print("no picture: matplotlib is missing; run: pip install 'simplegrad[plot]'")
+        print("no picture: matplotlib is missing; run: pip install matplotlib")
         return None
     matplotlib.use("Agg")
     return importlib.import_module("matplotlib.pyplot")

@@ -41,9 +41,8 @@ class SymbolicDevice:
     def evaluate(self, order: Sequence[Node], targets: Sequence[Node]) -> NoReturn:
         """Refuse: there are no values."""
         raise SimplegradError(
-            f"symbolic: the function reads the value of {targets[0]} ({targets[0].where}), which "
-            "an expression has not, or is a chain of more than 1000 operations; leave out float(), "
-            "numpy(), print() and branches on values"
+            "symbolic: the function may not read values, which an expression has not (float(), "
+            "numpy(), print(), a branch on a value), nor be a chain of more than 1000 operations"
         )
 
 

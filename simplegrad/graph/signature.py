@@ -68,7 +68,7 @@ def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list
 
 
 def _refuse(node: Node) -> NoReturn:
-    if node.device is not None and node.device.kind == "none":
+    if node.device is not None and node.device.kind in ("none", "symbolic"):
         node.device.evaluate([node], [node])
     raise DeviceError(
         "realize: this value depends on an argument that stands for any array of shape "

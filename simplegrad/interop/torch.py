@@ -37,8 +37,7 @@ def _torch() -> Any:
         import torch
     except ImportError as error:
         raise SimplegradError(
-            f"interop.torch: PyTorch cannot be imported ({error}); "
-            "run: pip install 'simplegrad[torch]'"
+            f"interop.torch: PyTorch cannot be imported ({error}); run: pip install torch"
         ) from error
     return torch
 

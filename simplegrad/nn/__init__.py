@@ -4,7 +4,7 @@
 >>> from simplegrad import nn
 >>> net = nn.Sequential(nn.Linear(4, 8), sg.relu, nn.Linear(8, 3))
 >>> sorted(net.state_dict())
-['layers.0.bias', 'layers.0.weight', 'layers.2.bias', 'layers.2.weight']
+['0.bias', '0.weight', '2.bias', '2.weight']
 """
 
 from simplegrad.nn import init

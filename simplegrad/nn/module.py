@@ -106,6 +106,10 @@ class Module:
             new = Tensor(state[name], tensor.dtype, False, tensor.device)
             tensor._replace(new._node)
 
+    def _named(self) -> dict[str, Any]:
+        """Return what a module is made of, by the names that its state gives them."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__}("]
         for name, part in _children(self):
@@ -122,6 +126,8 @@ class Sequential(Module):
     >>> net = nn.Sequential(nn.Linear(2, 8), sg.relu, nn.Linear(8, 3))
     >>> net(sg.zeros((5, 2))).shape
     (5, 3)
+    >>> list(net.state_dict())
+    ['0.weight', '0.bias', '2.weight', '2.bias']
     """
 
     def __init__(self, *layers: Callable[[Any], Any]) -> None:
@@ -133,6 +139,9 @@ class Sequential(Module):
                 )
         self.layers = list(layers)
 
+    def _named(self) -> dict[str, Any]:
+        return {str(i): layer for i, layer in enumerate(self.layers)}
+
     def __call__(self, x: Any) -> Any:
         """Return the last layer of … of the first layer of `x`."""
         for layer in self.layers:
@@ -143,11 +152,9 @@ class Sequential(Module):
 def _children(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the modules and tensors of a module's attributes, through lists and dictionaries."""
     if isinstance(value, Module):
-        items = [(k, v) for k, v in vars(value).items() if not k.startswith("_")]
-    elif isinstance(value, dict):
-        items = [(str(k), v) for k, v in value.items()]
-    else:
-        items = [(str(i), v) for i, v in enumerate(value)]
+        value = value._named()
+    pairs = value.items() if isinstance(value, dict) else enumerate(value)
+    items = [(str(name), item) for name, item in pairs]
     for name, item in items:
         if isinstance(item, (Module, Tensor)):
             yield name, item

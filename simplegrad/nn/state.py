@@ -33,8 +33,7 @@ def _safetensors() -> Any:
         import safetensors
     except ImportError:
         raise SimplegradError(
-            "nn.save, nn.load: the package safetensors is missing; "
-            "run: pip install 'simplegrad[safetensors]'"
+            "nn.save, nn.load: the package safetensors is missing; run: pip install safetensors"
         ) from None
     return safetensors
 

@@ -1,6 +1,6 @@
 """ONNX models: `load` runs one over tensors, `export` writes one from a function over tensors.
 
-Needs the package `onnx` (``pip install 'simplegrad[onnx]'``).
+Needs the package `onnx` (``pip install onnx``).
 """
 
 from __future__ import annotations

@@ -23,14 +23,13 @@ MAX_DEPTH = 32
 
 
 def library() -> Any:
-    """Return the package `onnx`; `SimplegradError` naming the extra where it is missing."""
+    """Return the package `onnx`; `SimplegradError` where it is missing."""
     try:
         import onnx
         import onnx.defs
     except ImportError:
         raise SimplegradError(
-            "onnx: the package 'onnx' is needed to read and write models; "
-            "pip install 'simplegrad[onnx]'"
+            "onnx: the package 'onnx' is needed to read and write models; pip install onnx"
         ) from None
     return onnx
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, ClassVar, Concatenate, ParamSpec
 
 import numpy as np
 
@@ -90,8 +90,33 @@ def _checked(init: Callable[Concatenate[Any, P], None]) -> Callable[Concatenate[
     return __init__
 
 
+_Checks = dict[str, Callable[[str, Any], None]]
+
+
+def _not_negative(name: str, value: Any) -> None:
+    real(name, value, 0)
+
+
+def _below_one(name: str, value: Any) -> None:
+    if not 0 <= real(name, value) < 1:
+        raise ArgumentError(f"{name}={value} must be at least 0 and less than 1")
+
+
+def _rate(name: str, value: Any) -> None:
+    if not callable(value):
+        real(name, value, 0)
+
+
 class Optimizer:
-    """Base: `params` are leaf tensors; `learning_rate` is a number or a schedule of the step."""
+    """Base: `params` are leaf tensors; `learning_rate` is a number or a schedule of the step.
+
+    Settings may be changed between steps, and are checked whenever they are set.
+    """
+
+    checks: ClassVar[_Checks] = {
+        "learning_rate": _rate, "weight_decay": _not_negative,
+    }  # fmt: skip
+    """What raises `ArgumentError` for a bad value, by setting."""
 
     names: tuple[str, ...] = ()
     """The state kept per parameter, each of the parameter's shape, zero at first.
@@ -101,15 +126,14 @@ class Optimizer:
 
     def __init__(self, params: Iterable[Any], learning_rate: Rate, weight_decay: float) -> None:
         self.params = parameters_of(type(self).__name__, params)
-        if not callable(learning_rate):
-            self._not_negative("learning_rate", learning_rate)
-        self._not_negative("weight_decay", weight_decay)
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         seen: set[int] = set()
         for i, p in enumerate(self.params):
             if not p._node.tracks or p._node.leaf is None:
                 raise AutogradError(
-                    f"{type(self).__name__}: parameter {i} of shape {p.shape} is not a leaf tensor "
-                    "that tracks gradients; pass Tensor(data) itself, not a result"
+                    f"{type(self).__name__}: parameter {i}, {p.dtype} of shape {p.shape}, is not a "
+                    "leaf tensor that tracks gradients; pass Tensor(data) of floats itself, not a "
+                    "result"
                 )
             if id(p) in seen:
                 raise AutogradError(
@@ -117,27 +141,37 @@ class Optimizer:
                     "twice; pass every parameter once"
                 )
             seen.add(id(p))
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.steps = 0
         recording.refuse(f"makes {type(self).__name__}, whose state lasts", "make it outside")
         self.state: dict[int, tuple[Node, ...]] = {
             i: self._zeros(p._node) for i, p in enumerate(self.params)
         }
 
-    def _below_one(self, name: str, value: float) -> None:
-        if not 0 <= real(f"{type(self).__name__}: {name}", value) < 1:
-            raise ArgumentError(
-                f"{type(self).__name__}: {name}={value} must be at least 0 and less than 1"
-            )
+    def __setattr__(self, name: str, value: Any) -> None:
+        check, mine = self.checks.get(name), _ELSEWHERE.get(name)
+        if check is not None:
+            check(f"{type(self).__name__}: {name}", value)
+        elif mine is not None:
+            raise ArgumentError(f"{type(self).__name__}: has no {name!r}; it has {mine}")
+        super().__setattr__(name, value)
 
-    def _not_negative(self, name: str, value: float) -> None:
-        real(f"{type(self).__name__}: {name}", value, 0)
+    def __getstate__(self) -> dict[str, Any]:
+        state = {i: [to_numpy(n) for n in nodes] for i, nodes in self.state.items()}
+        return {**vars(self), "state": state}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        vars(self).update(saved)
+        self.state = {
+            i: tuple([from_numpy(a, p.dtype, p._node.device) for a in saved["state"][i]])
+            for i, p in enumerate(self.params)
+        }
 
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
         rate = self.learning_rate
-        return float(rate(self.steps)) if callable(rate) else float(rate)
+        value = rate(self.steps) if callable(rate) else rate
+        return float(real(f"{type(self).__name__}: learning_rate", value))
 
     def zero_grad(self) -> None:
         """Forget the gradients; the next backward pass starts new ones."""
@@ -275,13 +309,14 @@ class SGD(Optimizer):
     """Gradient descent, with momentum and Nesterov's variant (Sutskever et al., 2013)."""
 
     names: tuple[str, ...] = ("velocity",)
+    checks: ClassVar[_Checks] = {**Optimizer.checks, "momentum": _not_negative}
 
     @_checked
     def __init__(
         self, params: Iterable[Any], learning_rate: Rate = 0.01, momentum: float = 0.0,
         nesterov: bool = False, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
-        self._not_negative("momentum", momentum)
+        _not_negative("SGD: momentum", momentum)
         if not momentum:
             self.names = ()
         super().__init__(params, learning_rate, weight_decay)
@@ -289,6 +324,12 @@ class SGD(Optimizer):
         if nesterov and not momentum:
             raise SimplegradError("SGD: nesterov=True needs momentum > 0, for example momentum=0.9")
         self.momentum, self.nesterov = momentum, nesterov
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "momentum" and value and not self.names:  # it was made without
+            self.names = ("velocity",)
+            self.state = {i: self._zeros(p._node) for i, p in enumerate(self.params)}
 
     def makes(self) -> dict[str, Callable[[], float]]:
         """Rate, decay, and momentum if there is any."""
@@ -312,6 +353,9 @@ class Adam(Optimizer):
     """Adam (Kingma and Ba, 2015), epsilon outside the root; weight decay is added to g."""
 
     names = ("mean", "square")
+    checks: ClassVar[_Checks] = {
+        **Optimizer.checks, "epsilon": _not_negative, "beta1": _below_one, "beta2": _below_one,
+    }  # fmt: skip
 
     @_checked
     def __init__(
@@ -319,9 +363,6 @@ class Adam(Optimizer):
         beta1: float = 0.9, beta2: float = 0.999, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
-        self._not_negative("epsilon", epsilon)
-        self._below_one("beta1", beta1)
-        self._below_one("beta2", beta2)
         self.epsilon, self.beta1, self.beta2 = epsilon, beta1, beta2
 
     def makes(self) -> dict[str, Callable[[], float]]:
@@ -378,6 +419,9 @@ class RMSprop(Optimizer):
     """RMSprop (Tieleman and Hinton, 2012): steps scaled by a running root mean square."""
 
     names = ("square",)
+    checks: ClassVar[_Checks] = {
+        **Optimizer.checks, "epsilon": _not_negative, "decay": _below_one,
+    }  # fmt: skip
 
     @_checked
     def __init__(
@@ -385,8 +429,6 @@ class RMSprop(Optimizer):
         epsilon: float = 1e-8, weight_decay: float = 0.0,
     ) -> None:  # fmt: skip
         super().__init__(params, learning_rate, weight_decay)
-        self._not_negative("epsilon", epsilon)
-        self._below_one("decay", decay)
         self.decay, self.epsilon = decay, epsilon
 
     def makes(self) -> dict[str, Callable[[], float]]:

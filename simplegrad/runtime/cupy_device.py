@@ -17,7 +17,7 @@ def _cupy() -> Any:
         import cupy
     except ImportError as error:
         raise DeviceError(
-            f"CuPy: it cannot be imported ({error}); run: pip install 'simplegrad[cupy]'"
+            f"CuPy: it cannot be imported ({error}); run: pip install cupy-cuda12x"
         ) from error
     return cupy
 

@@ -28,6 +28,8 @@ from simplegrad import settings
 from simplegrad.runtime.files import replace_cached
 from simplegrad.runtime.program_cache import cache_folder, make_private
 
+POCL, INTEL = "pocl-binary-distribution", "intel-opencl-rt intel-cmplr-lib-rt"
+"""Packages that bring drivers for CPUs; errors name them, since ours may not come from an index."""
 _SYSTEM = Path("/etc/OpenCL/vendors")
 _LOADER_CACHE = Path("/etc/ld.so.cache")
 _INTEL = "libintelocl.so"
@@ -201,8 +203,7 @@ def _check_linker(found: Discovery) -> None:
         found.pocl_links = False
         found.tried.append(
             f"PoCL: left out, since it links kernels with {' and '.join(lacking)}, not found here; "
-            "run: apt-get install gcc libc6-dev, or pip install 'simplegrad[intel]', which needs "
-            "none of it"
+            f"run: apt-get install gcc libc6-dev, or pip install {INTEL}, which needs none of it"
         )
 
 

@@ -28,7 +28,8 @@ def report() -> str:
     lines.append(f"In force: {chosen}")
     lines.append(f"Cache: {program_cache.cache_folder()} ({program_cache.state()})")
     if not devices:
-        lines.append("No OpenCL device. Next command: pip install 'simplegrad[cpu,intel]'")
+        packages = f"{discovery.POCL} {discovery.INTEL}"
+        lines.append(f"No OpenCL device. Next command: pip install {packages}")
     return "\n".join(lines)
 
 

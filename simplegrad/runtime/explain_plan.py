@@ -22,15 +22,18 @@ def explain_plan() -> str:
     if miss is not None and miss.known is known and known.uses == 1:
         return _explain(miss)
     launches = len(known.plan.program.launches)
+    counted = "1 launch" if launches == 1 else f"{launches} launches"
     text = (
-        f"hit: a plan of {launches} launches for {count_operations(known.kinds)} operations on "
+        f"hit: a plan of {counted} for {count_operations(known.kinds)} operations on "
         f"{known.key.device.name}, used {known.uses} times"
     )
     return text if miss is None else f"{text}\nthe last miss before: {_explain(miss)}"
 
 
 def _explain(miss: Miss) -> str:
-    made = "its program was on disk" if miss.stored else "scheduled and compiled"
+    made = "scheduled and compiled"
+    if miss.stored or miss.served:
+        made = "its program was on disk" if miss.stored else "a program for all shapes serves it"
     if not miss.others:
         return f"miss ({made}): the first plan of this process"
     # Of plans that are equally near, the last one is what a loop ran before.

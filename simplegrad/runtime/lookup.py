@@ -69,6 +69,8 @@ class Miss:
     """The plans there were before, those that ran last first."""
     stored: bool
     """Whether its program was on disk, so that nothing was scheduled."""
+    served: bool
+    """Whether there was a program for all shapes, so that nothing was scheduled either."""
 
     @cached_property
     def lines(self) -> list[str]:
@@ -145,7 +147,8 @@ def _new(
         _key(device, structure), kinds, plan, bare
     )  # measuring may have found other tiles
     others = tuple(sorted(_plans.values(), key=attrgetter("used"), reverse=True))
-    last.miss = Miss(known, tuple([n.line for n in order]), others, stored is not None)
+    places = tuple([n.line for n in order])
+    last.miss = Miss(known, places, others, stored is not None, served is not None)
     _plans[known.key] = known
     if len(_plans) > MAX_PLANS:
         del _plans[others[-1].key]

@@ -184,7 +184,7 @@ class Plan:
         lasting, passing = self._left.get(dying) or self._sizes_without(dying)
         made = device.allocate_all(lasting)
         try:
-            between = device.borrow(passing)
+            between = device.borrow(passing) if passing else []
             for heir in dying:
                 leaf, cell = self.heirs[heir]
                 if cell < self.layout.lasting:
@@ -215,7 +215,8 @@ class Plan:
             else:
                 device.launch_all(binding.kernels, self.sizes, self.groups, given)
         finally:
-            device.restore()
+            if passing:
+                device.restore()
         return found
 
     def _sizes_without(self, dying: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -34,7 +34,7 @@ def draw(
         import matplotlib
     except ImportError:
         raise SimplegradError(
-            "Profile.plot: matplotlib is missing; run: pip install 'simplegrad[plot]'"
+            "Profile.plot: matplotlib is missing; run: pip install matplotlib"
         ) from None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -141,15 +141,15 @@ def open_device(selector: str) -> OpenCLDevice:
     if not found:
         tried = "; ".join(discovery.prepare().tried)
         raise DriverNotFound(
-            f"no OpenCL driver; tried: {tried}. Next: pip install 'simplegrad[cpu,intel]', or "
-            "python -m simplegrad doctor"
+            f"no OpenCL driver; tried: {tried}. Next: pip install {discovery.POCL} "
+            f"{discovery.INTEL}, or python -m simplegrad doctor"
         )
     info = _match(selector, found)
     if info is None:
         names = ", ".join([*[d.selector for d in found], "numpy"])
         raise DeviceError(
-            f"device: there is no {selector!r} here; there are {names}. The extras "
-            "'simplegrad[cpu]' and 'simplegrad[intel]' install drivers for CPUs; "
+            f"device: there is no {selector!r} here; there are {names}. The packages "
+            f"{discovery.POCL}, and {discovery.INTEL}, are drivers for CPUs; "
             "python -m simplegrad doctor says what was looked for"
         )
     with _lock:

@@ -8,6 +8,7 @@ that a gradient can be differentiated again.
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -84,7 +85,7 @@ class Differentiation(Composites):
         `seed` is the gradient of this tensor itself, of its shape; without it ones, so that for a
         vector the gradient of the sum results. Nothing is computed until a gradient is read. A
         gradient added to over and over without being read is summed now and then, which bounds
-        the memory.
+        the memory. `RuntimeWarning` where no such leaf lives.
 
         >>> from simplegrad import Tensor
         >>> x = Tensor([1.0, 2.0])
@@ -103,6 +104,14 @@ class Differentiation(Composites):
         found = rules.backward(root, _seed("backward", root, seed))
         if known is not None:
             track([g for _, g in found], known)
+        if not found:
+            warnings.warn(
+                "simplegrad: backward reached no tensor that takes a gradient: those this one was "
+                "made of are gone, or an optimiser's step has replaced their values since; compute "
+                "it again after a step",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         for leaf, gradient in found:
             _accumulate(leaf, gradient, weakref.ref(root))
 

@@ -125,7 +125,7 @@ def test_the_command_line(tmp_path: Path) -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(SimplegradError, match=r"scikit-learn is missing.*simplegrad\[examples\]"):
+    with pytest.raises(SimplegradError, match=r"scikit-learn is missing.*pip install scikit-learn"):
         cnn.digits(np.random.default_rng(0))
 
 

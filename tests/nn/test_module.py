@@ -134,7 +134,7 @@ def test_a_state_takes_the_dtypes_of_the_module() -> None:
 
 def test_repr_shows_the_parts() -> None:
     assert repr(nn.Sequential(nn.Linear(2, 3))).splitlines() == [
-        "Sequential(", "  layers.0: Linear(", "    weight: float32(3, 2)", "    bias: float32(3,)",
+        "Sequential(", "  0: Linear(", "    weight: float32(3, 2)", "    bias: float32(3,)",
         "  )", ")",
     ]  # fmt: skip
 
@@ -318,3 +318,20 @@ def test_forward_is_called_where_it_is_what_a_module_defines() -> None:
     assert Doubling()(Tensor([1.0]), times=3).tolist() == [6.0]
     with pytest.raises(sg.UnsupportedOp, match="Module: this module computes nothing; define"):
         nn.Module()(1)
+
+
+def test_a_sequence_has_pytorchs_names() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            self.body = nn.Sequential(nn.Linear(4, 8), sg.relu, nn.Sequential(nn.Linear(8, 2)))
+
+    net = Net()
+    assert list(net.state_dict()) == [
+        "body.0.weight", "body.0.bias", "body.2.0.weight", "body.2.0.bias",
+    ]  # fmt: skip
+    assert [name for name, _ in net.named_modules()] == ["", "body", "body.0", "body.2", "body.2.0"]
+    net.body.load_state_dict({
+        "0.weight": np.ones((8, 4)), "0.bias": np.zeros(8), "2.0.weight": np.ones((2, 8)),
+        "2.0.bias": np.zeros(2),
+    })  # fmt: skip
+    assert net.body(sg.ones((1, 4))).tolist() == [[32, 32]]

@@ -175,5 +175,5 @@ def test_without_the_package_the_error_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    with pytest.raises(SimplegradError, match=r"pip install 'simplegrad\[safetensors\]'"):
+    with pytest.raises(SimplegradError, match=r"pip install safetensors"):
         nn.load(tmp_path / "a")

@@ -18,7 +18,7 @@ cl = pytest.importorskip("pyopencl")
 def pocl() -> Any:
     names = [name for name in OPENCL if "pocl" in name]
     if not names:
-        pytest.skip("no PoCL here; pip install 'simplegrad[cpu]'")
+        pytest.skip("no PoCL here; pip install '.[cpu]'")
     with sg.device(names[0]) as device:
         yield device
 

@@ -68,7 +68,7 @@ def test_a_library_that_does_not_load_is_named_with_the_reason(
     monkeypatch.setattr(select, "devices", list)
     text = doctor.report()
     assert f"{broken}: cannot be loaded: " in text
-    assert "Next command: pip install 'simplegrad[cpu,intel]'" in text
+    assert "Next command: pip install pocl-binary-distribution intel-opencl-rt" in text
     assert "In force: numpy" in text
 
 

@@ -50,7 +50,7 @@ def test_numbers_and_data_make_hits(fresh: Any) -> None:
             work(number, ROWS[::-1]), np.exp(ROWS[::-1] * number + 1).sum(1), rtol=1e-4
         )
     assert scheduled() == before
-    assert "hit: a plan of 1 launches for 4 operations" in sg.explain_plan()
+    assert "hit: a plan of 1 launch for 4 operations" in sg.explain_plan()
     assert "used 6 times" in sg.explain_plan()
 
 
@@ -326,6 +326,17 @@ def test_plans_of_other_shapes_share_memory_each_in_its_own_way(one_cl_device: A
     made = [run(*shape) for shape in shapes]
     assert len({layout for layout, _ in made[2:5]}) < 3  # (64, 30) and (72, 24) are of one kind
     assert len({id(plan.binding) for _, plan in made[2:5]}) == 1
+
+
+def test_a_shape_that_a_program_for_all_serves_is_said_so(fresh: Any) -> None:
+    said = []
+    for n in (12, 20, 28):
+        (Tensor(np.ones((n, 3)), requires_grad=False).exp() * 2).realize()
+        said.append(sg.explain_plan().split(": differs")[0])
+    assert said[1:] == [
+        "miss (scheduled and compiled)",
+        "miss (a program for all shapes serves it)",
+    ]
 
 
 def test_the_plan_used_longest_ago_goes_first(fresh: Any, monkeypatch: pytest.MonkeyPatch) -> None:

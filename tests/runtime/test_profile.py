@@ -178,7 +178,7 @@ def test_plot_says_what_is_missing(
     with sg.Profile() as p:
         sg.realize(normal(64) + 1.0)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(SimplegradError, match=r"simplegrad\[plot\]"):
+    with pytest.raises(SimplegradError, match=r"pip install matplotlib"):
         p.plot(tmp_path / "none.png")
 
 
