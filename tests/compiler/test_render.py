@@ -137,8 +137,11 @@ def check(case: kernels.Case, got: list[Any]) -> None:
 
 
 def _pairs() -> list[tuple[str, str]]:
-    """Every family on one driver; on the others, whose compilers may be slow, the first alone."""
-    pairs = [(f, d) for d in QUEUES for f in (TARGETS if d == FIRST else list(TARGETS)[:1])]
+    """Every family on one driver; short and long vectors on different ones, where there are two."""
+    if len(QUEUES) < 2:
+        return [(family, FIRST) for family in TARGETS]
+    others = [driver for driver in QUEUES if driver != FIRST]
+    pairs = [("cpu8", FIRST), ("gpu", FIRST), *[("cpu16", driver) for driver in others]]
     return pairs if BARRIERS == FIRST else [*pairs, ("gpu", BARRIERS)]
 
 

@@ -191,7 +191,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(
     p for p in [*_ROOT.rglob("*.py"), *_ROOT.rglob("*.cl"), *_ROOT.glob("*.*"), _ROOT / "LICENSE"]
     if p.is_file() and p.stat().st_size > 100 and not any(part.startswith((".", "build", "dist")) for part in p.relative_to(_ROOT).parts)
-)  # fmt: skip
+)[::4]  # fmt: skip
 
 
 def features(data: bytes, config: dict[str, Any]) -> np.ndarray:
@@ -243,7 +243,7 @@ def test_magika_on_every_device(magika: Magika, device: Any) -> None:
     magika.labels(sgx.load(magika.path), FILES[:: len(FILES) // BATCH][:BATCH])
 
 
-def test_magika_on_every_file_of_this_repository(magika: Magika, one_cl_device: Any) -> None:
+def test_magika_on_files_of_this_repository(magika: Magika, one_cl_device: Any) -> None:
     """Each gets onnxruntime's label and probabilities, and the label that the package gives."""
     found = magika.labels(sgx.load(magika.path), FILES)
     says = magika.package.Magika()

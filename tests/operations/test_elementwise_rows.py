@@ -38,7 +38,7 @@ def tried(way: Any, dtype: DType) -> bool:
     """Whether to try a type: all of them by fused kernels, and by unfused ones of one driver."""
     if not way.has(dtype):
         return False
-    if not way.kernels and (way.fused or way.selector == conftest.OPENCL[0]):
+    if not way.kernels and (way.fused or way.selector == conftest.OPENCL[-1]):
         return True
     return dtype in FEW
 
