@@ -30,11 +30,11 @@ def walk(roots: Iterable[Value], known: Callable[[Value], bool] | None = None) -
     """Yield values, operands first, without recursion; skip `known` ones and all below them."""
     done: set[int] = set()
     for root in roots:
-        stack: list[Value | None] = [root]
+        stack: list[Any] = [root]
         while stack:
             value = stack.pop()
             if value is None:  # the operands of the value below have come
-                yield stack.pop()  # type: ignore[misc]
+                yield stack.pop()
             elif id(value) not in done and not (known and known(value)):
                 done.add(id(value))
                 if value.children:
