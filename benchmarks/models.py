@@ -37,10 +37,10 @@ def _encoder(depth: int, width: int, hidden: int) -> Table:
 
 
 CNN: Table = {
-    "layers.layers.0.weight": (16, 1, 3, 3), "layers.layers.0.bias": (16,),
-    "layers.layers.3.weight": (32, 16, 3, 3), "layers.layers.3.bias": (32,),
-    "layers.layers.7.weight": (64, 128), "layers.layers.7.bias": (64,),
-    "layers.layers.10.weight": (10, 64), "layers.layers.10.bias": (10,),
+    "layers.0.weight": (16, 1, 3, 3), "layers.0.bias": (16,),
+    "layers.3.weight": (32, 16, 3, 3), "layers.3.bias": (32,),
+    "layers.7.weight": (64, 128), "layers.7.bias": (64,),
+    "layers.10.weight": (10, 64), "layers.10.bias": (10,),
 }  # fmt: skip
 LSTM: Table = {
     "lstm.weight_ih_l0": (256, 1), "lstm.weight_hh_l0": (256, 64),

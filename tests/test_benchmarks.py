@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+import simplegrad as sg
+
 pytest.importorskip("benchmarks.contest", reason="the benchmarks are not beside the package here")
 
 from benchmarks import contest, host, host_rows, page, picture, report
@@ -51,6 +53,12 @@ def test_simplegrad_and_numpy_can_do_everything() -> None:
         known = [w for w in WORKLOADS if name == "simplegrad" or w not in MODELS]
         missing_ = [w.name for w in known if not hasattr(library, w.family)]
         assert missing_ == []
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda w: w.family)
+def test_models_take_their_parameters_by_name(model: Any) -> None:
+    with sg.device("numpy"):
+        assert callable(open_library("simplegrad").make(model, model.inputs()))
 
 
 @pytest.mark.parametrize("library", [n for n in LIBRARIES if n not in ("simplegrad", "numpy")])

@@ -62,10 +62,10 @@ def _step(state: State, loss_of: Callable[[State, Any, Any], Any], *data: Any) -
 
 def _digits(state: State, x: Any, y: Any) -> Any:
     for i in (0, 3):
-        name = f"layers.layers.{i}."
+        name = f"layers.{i}."
         x = x.conv2d(state[name + "weight"], state[name + "bias"], padding=1).relu().max_pool2d()
-    x = _linear(state, x.flatten(1), "layers.layers.7").relu()
-    return _linear(state, x, "layers.layers.10").sparse_categorical_crossentropy(y)
+    x = _linear(state, x.flatten(1), "layers.7").relu()
+    return _linear(state, x, "layers.10").sparse_categorical_crossentropy(y)
 
 
 def _series(state: State, x: Any, y: Any) -> Any:

@@ -23,7 +23,17 @@ from simplegrad.compiler.ir.symbolic import Trace, symbol
 from simplegrad.compiler.pipeline import compile_graph
 from simplegrad.compiler.program import Launch, Program
 from simplegrad.compiler.target import Target
-from simplegrad.graph.node import Kind, Node, Spec, const_value, leaf, leaf_of, make, scalar
+from simplegrad.graph.node import (
+    Kind,
+    Node,
+    Spec,
+    const_value,
+    leaf,
+    leaf_of,
+    make,
+    scalar,
+    topological,
+)
 
 _MOST_SAMPLES = 8
 _MOST_PROGRAMS = 8
@@ -61,8 +71,8 @@ _forms: dict[tuple[Any, ...], int] = {}
 def structure(order: Sequence[Node], signature: tuple[Any, ...]) -> tuple[Any, Numbers]:
     """Return a graph's structure over all numbers, as a key, and its numbers.
 
-    `order` is topological; `signature` has the kinds (specs of values) and edges in that order, and
-    the places of what is kept.
+    `signature` has the kinds (specs of values) and edges in the order of the nodes, and the places
+    of what is kept.
     """
     kinds, edges, kept = signature[:3]
     known = _described.get
@@ -130,23 +140,26 @@ def _put_back(arg: Any, numbers: Iterator[Any]) -> Any:
 def _rebuilt(order: Sequence[Node], numbers: Sequence[Any]) -> list[Node]:
     """Return the graph over other numbers; a constant that varies becomes a kernel argument."""
     left = iter(numbers)
-    new: dict[int, Node] = {}
+    filled: dict[int, tuple[Any, Any]] = {}
     for node in order:
         if node.buffer is not None:
-            shape = tuple(n if n < 2 else next(left) for n in node.shape)
-            copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
-            copy.buffer = node.buffer
+            filled[id(node)] = None, tuple(n if n < 2 else next(left) for n in node.shape)
         else:
             (_, arg, _, shape), _ = _parts(node.kind)
-            arg = _put_back(arg, left)
-            spec = type(node.kind.spec).of(_put_back(shape, left), node.dtype)
-            if node.srcs:
-                copy = make(node.op, tuple([new[id(s)] for s in node.srcs]), arg, node.device)
-            elif node.op is ops.CONST and arg is None:
-                copy = scalar(const_value(node), spec, node.device)
-            else:
-                copy = leaf_of(node.op, spec, arg, node.device)
-                copy.value = node.value
+            filled[id(node)] = _put_back(arg, left), _put_back(shape, left)
+    new: dict[int, Node] = {}
+    for node in topological(order):
+        arg, shape = filled[id(node)]
+        if node.buffer is not None:
+            copy = leaf(ops.BUFFER, shape, node.dtype, None, node.device)
+            copy.buffer = node.buffer
+        elif node.srcs:
+            copy = make(node.op, tuple([new[id(s)] for s in node.srcs]), arg, node.device)
+        elif node.op is ops.CONST and arg is None:
+            copy = scalar(const_value(node), Spec.of(shape, node.dtype), node.device)
+        else:
+            copy = leaf_of(node.op, Spec.of(shape, node.dtype), arg, node.device)
+            copy.value = node.value
         copy.line = node.line
         new[id(node)] = copy
     return [new[id(n)] for n in order]

@@ -55,7 +55,7 @@ def compile_graph(
     order: Sequence[Node], targets: Sequence[Node], target: Target, fusion: bool,
     fresh: bool = False,
 ) -> Program:  # fmt: skip
-    """Return the program that computes `targets`; `order` is their topological order.
+    """Return the program that computes `targets`; its slots name leaves by place in `order`.
 
     `fresh` leaves out the memory of kernels, whose user lines are those of an equal graph.
     """
@@ -65,7 +65,7 @@ def compile_graph(
     checked = settings.current().verify
     recognised = list(targets)
     if fusion:
-        recognised = recognise(order, targets, attention_kernel.room(target))
+        recognised = recognise(topological(targets), targets, attention_kernel.room(target))
     canonical = canonicalise(
         topological(recognised), recognised, fusion, lambda node: scan.fits(node, target)
     )

@@ -31,16 +31,28 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
     `useless` collects nodes that lead to none. A leaf found in an earlier call is found again at
     once, so that looking at every link of a growing chain takes linear time in all.
     """
+    if not root.srcs:
+        return _alive(root)
     stack: list[tuple[Node, Any]] = [(root, None)]
     seen: list[Node] = []
     while stack:
         node, way = stack.pop()
         if node in useless:
             continue
-        found: Node | None = node
-        if node.leaf is None:
-            found = node.below() if node.below is not None else None
-        if found is not None and found.leaf is not None and found.leaf() is not None:
+        found = _alive(node)
+        if found is None:
+            useless.add(node)
+            seen.append(node)
+            if not node.tracks:
+                continue
+            way = (node, way)
+            for source in node.srcs:
+                if source.tracks:
+                    if source.leaf is not None and source.leaf() is not None:
+                        found = source
+                        break
+                    stack.append((source, way))
+        if found is not None:
             # What was seen beside the way may still lead somewhere: only a full walk tells.
             useless.difference_update(seen)
             below = weakref.ref(found)
@@ -48,11 +60,12 @@ def live_leaf(root: Node, useless: set[Node]) -> Node | None:
                 node, way = way
                 node.below = below
             return found
-        useless.add(node)
-        seen.append(node)
-        if node.tracks:
-            way = (node, way)
-            tracked = [s for s in node.srcs if s.tracks]
-            stack += [(s, way) for s in tracked]
-            stack += [(s, way) for s in tracked if s.leaf is not None]  # the next to look at
     return None
+
+
+def _alive(node: Node) -> Node | None:
+    """Return the node itself, or the leaf known below it, if that is a leaf whose tensor lives."""
+    if node.leaf is None:
+        below = node.below() if node.below is not None else None
+        return below if below is not None and below.leaf and below.leaf() is not None else None
+    return node if node.leaf() is not None else None

@@ -11,60 +11,42 @@ from simplegrad.graph.node import Node
 
 
 def signature(wanted: Sequence[Node]) -> tuple[list[Node], tuple[Any, ...], list[Node]]:
-    """Return (topological order, structural key, nodes whose value is kept).
+    """Return (the graph's nodes, structural key, nodes whose value is kept).
 
-    The key names operations, arguments, shapes, dtypes, sharing, which leaf is which and what is
-    kept; never a number that is an argument of a kernel.
+    Nodes stand in the order in which a walk from `wanted` meets them, breadth first, which equal
+    graphs share; values already there end it. The key names operations, arguments, shapes, dtypes,
+    sharing, which leaf is which and what is kept; never a number that is an argument of a kernel.
     """
-    place: dict[Node, int] = {}
+    order = list(wanted)
+    place = {node: i for i, node in enumerate(order)}
     kinds: list[Any] = []
     edges: list[int] = []
     held: list[Node] = []
-    stack: list[Any] = list(wanted)
-    stack.reverse()
-    pop, push, kind, edge = stack.pop, stack.append, kinds.append, edges.append
-    count = 0
-    while stack:
-        node = pop()
-        if node is None:  # the operands of the node below have their places
-            node = pop()
-        elif node in place:
+    find, meet, kind, edge = place.get, order.append, kinds.append, edges.append
+    count = len(order)
+    for node in order:  # which grows
+        own = node.kind
+        if node.buffer is not None:
+            kind(own.spec)
             continue
-        else:
-            waits = False
-            for src in reversed(node.srcs):
-                if src in place:
-                    continue
-                if src.buffer is not None:
-                    kind(src.kind.spec)
-                elif src.srcs:
-                    if not waits:
-                        waits = True
-                        push(node)
-                        push(None)
-                    push(src)
-                    continue
-                else:
-                    if src.kind.op is ops.BUFFER:
-                        _refuse(src)
-                    kind(src.kind.id)
-                place[src] = count
-                count += 1
-            if waits:
-                continue
-        for src in node.srcs:
-            edge(place[src])
-        if node.kind.op is ops.BUFFER:
+        kind(own.id)
+        srcs = node.srcs
+        if srcs:
+            for src in srcs:
+                at = find(src)
+                if at is None:
+                    place[src] = at = count
+                    meet(src)
+                    count += 1
+                edge(at)
+            if node.holders:
+                held.append(node)
+        elif own.op is ops.BUFFER:
             _refuse(node)
-        kind(node.kind.id)
-        place[node] = count
-        count += 1
-        if node.holders:
-            held.append(node)
     asked = set(wanted)
     kept = [*wanted, *[n for n in held if n not in asked]]
     key = (tuple(kinds), tuple(edges), tuple([place[n] for n in kept]), len(wanted))
-    return list(place), key, kept
+    return order, key, kept
 
 
 def _refuse(node: Node) -> NoReturn:

@@ -23,7 +23,7 @@ def run(
     if plan.mortal and not recorded:
         watch = plan.layout.watch
         if watch is None:
-            watch = plan.layout.watch = Watch(order, kept)
+            watch = plan.layout.watch = Watch(order, kept, plan.mortal)
         dying = watch.dying(order, kept, plan.mortal, given)
     for node in kept:
         node.device = device

@@ -17,13 +17,18 @@ Anything unknown makes a count larger, and nothing is written over then.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from operator import attrgetter, itemgetter
+from itertools import compress
+from operator import attrgetter, gt, itemgetter
 from sys import getrefcount
 from typing import Any
 
 from simplegrad.graph.node import Node
 from simplegrad.graph.prune import live_leaf
+from simplegrad.runtime.inbox import Block
 from simplegrad.runtime.pool import Buffer
+
+OWN = frozenset({Buffer, Block})
+"""Buffers that nothing but the engine writes: others are over memory of the user's."""
 
 
 def counts(objects: Sequence[Any]) -> list[int]:
@@ -40,39 +45,30 @@ EXPLAINED = _explained()
 """What `counts` gives for an object to which nothing else refers."""
 
 
-class _Holder:
-    __slots__ = ("buffer",)
-    buffer: Any
-
-
-def _held() -> int:
-    holder = _Holder()
-    holder.buffer = object()
-    return getrefcount(holder.buffer)
-
-
-_HELD = _held()
-"""The count of an object that is one attribute of one other object."""
-
-
 class Watch:
-    """The counts that a graph's own structure explains; `order` and `kept` are of any equal one."""
+    """The counts that a graph's own structure explains; `order` and `kept` are of any equal one.
 
-    def __init__(self, order: Sequence[Node], kept: Sequence[Node]) -> None:
-        self.uses = [0] * len(order)
+    `inputs` are the places of those that may die, and the bytes that are wanted of their buffers.
+    """
+
+    def __init__(
+        self, order: Sequence[Node], kept: Sequence[Node], inputs: Sequence[tuple[int, int]]
+    ) -> None:
+        uses = [0] * len(order)
         places = {node: i for i, node in enumerate(order)}
         for node in order:
             for source in node.srcs if node.buffer is None else ():
-                self.uses[places[source]] += 1
+                uses[places[source]] += 1
         values = set(kept)
-        between = [
-            i for i, n in enumerate(order)
-            if n.srcs and n.buffer is None and n not in values
-        ]  # fmt: skip
+        pending = [n.srcs != () and n.buffer is None for n in order]
+        between = [i for i, n in enumerate(order) if pending[i] and n not in values]
         self._places, self._between = between, _getter(between)
-        self._pending = [i for i, n in enumerate(order) if n.srcs and n.buffer is None]
-        self._ends = [i for i, n in enumerate(order) if not n.srcs or n.buffer is not None]
-        self._explained = [EXPLAINED + self.uses[i] for i in between]
+        self._pending = _getter([i for i, waits in enumerate(pending) if waits])
+        self._ends = [i for i, waits in enumerate(pending) if not waits]
+        self._explained = [EXPLAINED + uses[i] for i in between]
+        self._input_places = [place for place, _ in inputs]
+        self._inputs = _getter(self._input_places)
+        self._alone = [EXPLAINED + uses[place] for place in self._input_places]
         self._known: dict[tuple[Any, ...], frozenset[int]] = {}
         """By who names nodes in between from outside, and what leads to live leaves: `_read`."""
 
@@ -82,38 +78,40 @@ class Watch:
     ) -> list[int]:  # fmt: skip
         """Return the numbers of those `inputs` whose buffer nobody reads after this plan.
 
-        `inputs` are places in the order, and the bytes that are needed; `given` holds nodes that
-        one owner besides the graph will let go.
+        Their places are those that this was made with. `given` holds nodes that one owner besides
+        the graph will let go.
         """
+        nodes = self._inputs(order)
+        buffers = list(map(_BUFFER, nodes))
+        seen, holding = counts(nodes), counts(buffers)
         found = []
-        for number, (place, nbytes) in enumerate(inputs):
-            node = order[place]
-            is_given = node in given
-            if node.holders <= is_given and type(node.buffer) is Buffer:
-                del node
-                alone = EXPLAINED + self.uses[place] + 2 * is_given
-                fits = order[place].buffer.nbytes >= nbytes
-                is_alone = counts([order[place]])[0] == alone
-                if fits and is_alone and getrefcount(order[place].buffer) == _HELD:
-                    found.append(number)
+        for i, (_, nbytes) in enumerate(inputs):
+            buffer, is_given = buffers[i], nodes[i] in given
+            if (
+                holding[i] == EXPLAINED
+                and seen[i] == self._alone[i] + 2 * is_given
+                and nodes[i].holders <= is_given
+                and type(buffer) in OWN
+                and buffer.nbytes >= nbytes
+            ):
+                found.append(i)
         if not found:
             return []
-        seen = counts(self._between(order))
-        outside = () if seen == self._explained else tuple([
-            i for i, have, want in zip(self._places, seen, self._explained, strict=True)
-            if have > want
-        ])  # fmt: skip
-        read = self._read(order, kept, outside)
-        return [n for n in found if inputs[n][0] not in read]
+        more = map(gt, counts(self._between(order)), self._explained)
+        read = self._read(order, kept, tuple(compress(self._places, more)))
+        return [i for i in found if self._input_places[i] not in read] if read else found
 
     def _read(
         self, order: Sequence[Node], kept: Sequence[Node], outside: tuple[int, ...]
     ) -> frozenset[int]:
         """Return the places whose value may be asked for later; loops ask the same every time."""
-        leaves = [i for i in self._pending if order[i].leaf is not None]
-        ends = [order[i] for i in (*self._ends, *leaves)]
-        leads = [n.tracks and live_leaf(n, set()) is not None for n in ends]
-        key = (outside, tuple(leaves), *map(_TRACKS, order), *leads)
+        tracks = tuple(map(_TRACKS, order))
+        leaves: tuple[int, ...] = ()
+        if any(map(_LEAF, self._pending(order))):
+            leaves = tuple([i for i, n in enumerate(order) if n.leaf is not None and n.srcs])
+        ends = [i for i in (*self._ends, *leaves) if tracks[i]]
+        leads = tuple([live_leaf(order[i], set()) is not None for i in ends])
+        key = (outside, leaves, tracks, leads)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -125,7 +123,7 @@ class Watch:
 
 
 _MOST_KNOWN = 16
-_TRACKS = attrgetter("tracks")
+_BUFFER, _LEAF, _TRACKS = attrgetter("buffer"), attrgetter("leaf"), attrgetter("tracks")
 
 
 def _getter(places: list[int]) -> Any:

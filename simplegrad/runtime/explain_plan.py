@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from simplegrad.graph.node import Kind, Spec
 from simplegrad.runtime import lookup
@@ -12,6 +14,41 @@ _MOST = 4
 """Differences of one sort that are listed."""
 
 _Kinds = Sequence[Kind | Spec]
+
+
+class _Graph(NamedTuple):
+    """The graph of a plan, operands first: so that what was recorded first is compared first."""
+
+    kinds: _Kinds
+    edges: tuple[int, ...]
+    """The places of all operands, node after node."""
+    kept: tuple[int, ...]
+    lines: Sequence[str]
+
+
+def _graph(known: Known, lines: Sequence[str] = ()) -> _Graph:
+    _, edges, kept, wanted = known.key.structure
+    left = iter(edges)
+    operands = [
+        tuple(itertools.islice(left, len(k.ins))) if isinstance(k, Kind) else ()
+        for k in known.kinds
+    ]  # fmt: skip
+    place: dict[int, int] = {}
+    stack = list(range(wanted))[::-1]
+    while stack:
+        node = stack[-1]
+        missing = [n for n in operands[node] if n not in place]
+        if node in place or not missing:
+            place.setdefault(stack.pop(), len(place))
+        else:
+            stack += missing[::-1]
+    order = list(place)
+    return _Graph(
+        [known.kinds[n] for n in order],
+        tuple([place[operand] for n in order for operand in operands[n]]),
+        tuple([place[n] for n in kept]),
+        [lines[n] for n in order] if lines else (),
+    )
 
 
 def explain_plan() -> str:
@@ -82,17 +119,21 @@ def _differences(miss: Miss, other: Known) -> list[str]:
     for name, x, y in zip(names, known.key[:-1], other.key[:-1], strict=True):
         if x != y:
             found.append(f"in the {name}: {getattr(x, 'name', x)!r} against {y!r}")
-    a, b = known.kinds, other.kinds
+    mine, theirs = _graph(known, miss.lines), _graph(other)
+    a, b = mine.kinds, theirs.kinds
     start, end = _common(a, b)
     if len(a) != len(b) or start < len(a):
-        mine = [f"{_name(a[i])}{_at(miss.lines[i])}" for i in range(start, len(a) - end)]
-        theirs = [_name(k) for k in b[start : len(b) - end]]
-        found.append(f"in the operations: {_listed(mine)} against {_listed(theirs)}")
+        here = [f"{_name(a[i])}{_at(mine.lines[i])}" for i in range(start, len(a) - end)]
+        there = [_name(k) for k in b[start : len(b) - end]]
+        found.append(f"in the operations: {_listed(here)} against {_listed(there)}")
         return found
-    found += _of_inputs(a, b) or _of_kinds(a, b, miss.lines)
+    found += _of_inputs(a, b) or _of_kinds(a, b, mine.lines)
     if not found:
-        found += _of_structure(miss, other)
-    return found
+        found += _of_structure(mine, theirs)
+        wanted, wanted_there = known.key.structure[-1], other.key.structure[-1]
+        if not found and wanted != wanted_there:
+            found.append(f"in how many results were asked for: {wanted} against {wanted_there}")
+    return found or ["in the order of the results"]
 
 
 def _of_inputs(a: _Kinds, b: _Kinds) -> list[str]:
@@ -123,22 +164,19 @@ def _of_specs(name: str, x: Spec, y: Spec) -> Iterator[str]:
         yield f"dtype of {name}: {x.dtype} against {y.dtype}"
 
 
-def _of_structure(miss: Miss, other: Known) -> list[str]:
-    """Name what is kept, or asked for, in one and not in the other; or the sharing."""
-    _, edges, kept, wanted = miss.known.key.structure
-    _, edges_there, kept_there, wanted_there = other.key.structure
-    kinds, lines = miss.known.kinds, miss.lines
+def _of_structure(mine: _Graph, theirs: _Graph) -> list[str]:
+    """Name what is kept in one and not in the other; or the sharing."""
     found = []
-    for mine, places in ((True, set(kept) - set(kept_there)), (False, set(kept_there) - set(kept))):
+    for here, places in (
+        (True, {*mine.kept} - {*theirs.kept}), (False, {*theirs.kept} - {*mine.kept}),
+    ):  # fmt: skip
         for place in sorted(places):
-            where = "here, not there" if mine else "there, not here"
-            name = f"{_name(kinds[place])}{_at(lines[place])}"
+            where = "here, not there" if here else "there, not here"
+            name = f"{_name(mine.kinds[place])}{_at(mine.lines[place])}"
             found.append(f"in what is kept: {name} is held by a tensor {where}")
-    if edges != edges_there:
+    if mine.edges != theirs.edges:
         found.append("in which operation reads which: the operations are the same, in number too")
-    if not found and wanted != wanted_there:
-        found.append(f"in how many results were asked for: {wanted} against {wanted_there}")
-    return _shortened(found) or ["in the order of the results"]
+    return _shortened(found)
 
 
 def _shortened(found: list[str]) -> list[str]:

@@ -48,7 +48,7 @@ class Known:
 
     key: Key
     kinds: tuple[Kind | Spec, ...]
-    """Of the nodes in topological order; a node with a value is an input, known by its spec."""
+    """Of the nodes in the key's order; a node with a value is an input, known by its spec."""
     plan: Plan
     bare: bool = False
     """Whether the plan is from disk, without the IR of its kernels."""

@@ -18,8 +18,9 @@ from simplegrad.compiler.render.assemble import Source
 from simplegrad.compiler.target import Winner
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError, DTypeNotSupported, OutOfMemory
-from simplegrad.runtime import probe
+from simplegrad.runtime import inbox, probe
 from simplegrad.runtime.device import Device, Limits
+from simplegrad.runtime.inbox import Block, Inbox
 from simplegrad.runtime.numpy_device import is_plain
 from simplegrad.runtime.pool import Buffer, Pool
 from simplegrad.runtime.programs import Program, Programs
@@ -29,8 +30,6 @@ _MOST_AHEAD = 512
 reads nothing must not run ahead for ever; at most twice as many wait, or two plans' launches."""
 _MAX_STAGED_BYTES = 64 << 20
 """Most bytes of host data that wait for the device to fetch them."""
-_MAX_COPIED_BYTES = 1 << 20
-"""Most bytes of a caller's array that a CPU device copies rather than waits for its queue."""
 
 
 class _Mapping:
@@ -77,13 +76,11 @@ class _HostBuffer:
 
     __slots__ = ("__weakref__", "_array", "_finish", "_process", "nbytes", "raw")
 
-    def __init__(self, cl: Any, queue: Any, array: Any) -> None:
-        # Kernels only read operands, but Intel's runtime copies long arrays that are READ_ONLY.
-        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.USE_HOST_PTR
-        memory = (ctypes.c_char * array.nbytes).from_address(array.ctypes.data)
-        self.raw = cl.Buffer(queue.context, flags, hostbuf=memory)
+    def __init__(self, device: OpenCLDevice, array: Any) -> None:
+        # Through its address, since the driver asks for memory that may be written.
+        self.raw = device._over((ctypes.c_char * array.nbytes).from_address(array.ctypes.data))
         self._array, self.nbytes = array, array.nbytes
-        self._finish, self._process = queue.finish, os.getpid()
+        self._finish, self._process = device.queue.finish, os.getpid()
 
     def __del__(self) -> None:
         # Kernels that still wait read this memory, which its owner may free or write now.
@@ -118,13 +115,15 @@ class OpenCLDevice(Device):
         failures = (cl.MemoryError, cl.RuntimeError, cl.LogicError, MemoryError)
         self._staged: deque[tuple[Any, int]] = deque()
         self._staged_bytes = 0
-        self._ahead = 0
-        """Launches since the last marker."""
+        self._enqueued = self._done = self._marked = 0
+        """Commands so far: enqueued, known to have ended, and enqueued before the last marker."""
         self._marker: Any = None
-        self._copied_bytes = _MAX_STAGED_BYTES if self.kind == "gpu" else _MAX_COPIED_BYTES
         self.limits = self._limits()
         self.pool = Pool(
             self._create, self.queue.finish, failures, self._cap, self.limits.max_alloc_bytes
+        )
+        self._inbox = Inbox(
+            self.pool, self._over, lambda: self._enqueued, lambda: self._done, self._look
         )
         if hasattr(os, "register_at_fork"):
             _watch_forks(self)
@@ -160,6 +159,12 @@ class OpenCLDevice(Device):
     def _create(self, nbytes: int) -> Any:
         return self._cl.Buffer(self.context, self._cl.mem_flags.READ_WRITE, nbytes)
 
+    def _over(self, memory: Any) -> Any:
+        """Return the driver's buffer over memory of the host's, which has to live as long."""
+        # Kernels only read operands, but Intel's runtime copies long arrays that are READ_ONLY.
+        flags = self._cl.mem_flags
+        return self._cl.Buffer(self.context, flags.READ_WRITE | flags.USE_HOST_PTR, hostbuf=memory)
+
     def _cap(self) -> int:
         return settings.current().memory_cap or self.limits.global_bytes
 
@@ -188,16 +193,24 @@ class OpenCLDevice(Device):
         """Take back what `borrow` gave, once the launches are enqueued."""
         self.pool.restore()
 
-    def from_host(self, array: Any, dtype: DType) -> Buffer:
+    def from_host(self, array: Any, dtype: DType) -> Buffer | Block:
         """Return a buffer with a copy of a contiguous NumPy array, converted to `dtype`."""
         if dtype is dtypes.float64 and not self.limits.fp64:
             raise DTypeNotSupported(
                 f"from_host: {self.name} has no float64; use float32 or another device"
             )
+        if self.limits.host_memory and 0 < array.size * dtype.itemsize <= inbox.MOST_BYTES:
+            narrow = dtype is dtypes.bfloat16
+            with self.lock:
+                if narrow:
+                    return self._inbox.put(to_storage(array, dtype), np.dtype(np.uint16))
+                return self._inbox.put(array, dtype.numpy)
         stored = np.atleast_1d(to_storage(array, dtype))
         buffer = self.allocate(stored.nbytes)
         shared = stored is array or np.may_share_memory(stored, array)
-        if 0 < stored.nbytes <= (self._copied_bytes if shared else _MAX_STAGED_BYTES):
+        # Where the host copies, once more costs more than to wait.
+        waits = (shared and self.limits.host_memory) or stored.nbytes > _MAX_STAGED_BYTES
+        if stored.nbytes and not waits:
             self._stage(buffer, stored.copy() if shared else stored)
         elif stored.nbytes:
             self._cl.enqueue_copy(self.queue, buffer.raw, stored, is_blocking=True)
@@ -228,8 +241,10 @@ class OpenCLDevice(Device):
         host = np.empty(shape, np.uint16 if dtype is dtypes.bfloat16 else dtype.numpy)
         if host.nbytes:
             with self.lock:
+                before = self._enqueued
                 event = self._cl.enqueue_copy(self.queue, host, buffer.raw, is_blocking=False)
             event.wait()
+            self._ended(before)
         if dtype is dtypes.bfloat16:
             return np.asarray(host.astype(np.uint32) << 16).view(np.float32)
         return host
@@ -251,7 +266,7 @@ class OpenCLDevice(Device):
             mapping = self._maps.get(id(buffer))
             if mapping is None:
                 mapping = self._maps[id(buffer)] = _Mapping(self, buffer)
-        self.queue.finish()
+        self.synchronize()
         return np.asarray(_Mapped(mapping, dtype, shape, writable))
 
     def unmap(self, blocking: bool = True) -> None:
@@ -265,6 +280,7 @@ class OpenCLDevice(Device):
             try:
                 while self._dead_maps:
                     mapped, buffer = self._dead_maps.popleft()
+                    self._enqueued += 1
                     del mapped  # unmaps
                     del buffer
             finally:
@@ -280,7 +296,7 @@ class OpenCLDevice(Device):
         known = limits.fp64 or dtype is not dtypes.float64
         if not (usable and known and is_plain(array, dtype)):
             return None
-        return _HostBuffer(self._cl, self.queue, array)
+        return _HostBuffer(self, array)
 
     def memory_stats(self) -> dict[str, int]:
         """Return ``in_use_bytes``, ``held_bytes`` and ``peak_bytes``."""
@@ -308,6 +324,7 @@ class OpenCLDevice(Device):
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
+        self._enqueued += 1
         self._enqueue(self.queue, kernel, global_size, local_size)
 
     def launch_all(
@@ -318,10 +335,9 @@ class OpenCLDevice(Device):
 
         No bytecode runs in between, hence no signal handler: Ctrl-C comes before all or after all.
         """
-        self._ahead += len(kernels)
-        if self._ahead > _MOST_AHEAD:
-            self._ahead = len(kernels)
+        if self._enqueued - self._marked > _MOST_AHEAD:
             self._wait_for_the_last_but_one()
+        self._enqueued += len(kernels)
         queues = repeat(self.queue)
         enqueued = map(self._enqueue, queues, kernels, global_sizes, local_sizes)
         deque(chain(enqueued, then), maxlen=0)
@@ -329,8 +345,27 @@ class OpenCLDevice(Device):
     def _wait_for_the_last_but_one(self) -> None:
         """Put a marker into the queue, and wait for the one before it: the device is never idle."""
         before, self._marker = self._marker, self._cl.enqueue_marker(self.queue)
+        marked, self._marked = self._marked, self._enqueued
         if before is not None:
             before.wait()
+            self._ended(marked)
+
+    def _look(self, wait: bool) -> bool:
+        """Return whether the last marker is reached, or wait for it; then put in another."""
+        if self._marker is not None:
+            complete = self._cl.command_execution_status.COMPLETE
+            if wait:
+                self._marker.wait()
+            elif self._marker.command_execution_status > complete:
+                return False
+            self._ended(self._marked)
+        self._marked, self._marker = self._enqueued, self._cl.enqueue_marker(self.queue)
+        return True
+
+    def _ended(self, commands: int) -> None:
+        """Take note that so many commands, the first ones, have ended."""
+        with self.lock:
+            self._done = max(self._done, commands)
 
     def launch_timed(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
@@ -346,7 +381,9 @@ class OpenCLDevice(Device):
 
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
+        before = self._enqueued
         self.queue.finish()
+        self._ended(before)
 
     def _after_fork(self) -> None:
         """Refuse everything in a forked child, where the driver's threads do not exist.

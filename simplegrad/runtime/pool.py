@@ -73,6 +73,7 @@ class Pool:
         self._largest = largest
         self._free: dict[int, list[Any]] = {}
         self._dead: deque[tuple[Any, int]] = deque()
+        """Memory and its bytes; None: memory that lived elsewhere."""
         self._lent: list[tuple[Any, int]] = []
         """What `borrow` gave and `restore` has not taken back."""
         self._lock = threading.RLock()
@@ -152,6 +153,19 @@ class Pool:
                 del lent[-1]
             self._bound()
 
+    def count_in(self, nbytes: int) -> None:
+        """Count memory that lives elsewhere as held and in use."""
+        with self._lock:
+            if self._dead:
+                self._settle()
+            self.held_bytes += nbytes
+            self._used += nbytes
+            self.peak_bytes = max(self.peak_bytes, self._used)
+
+    def count_out(self, nbytes: int) -> None:
+        """Count memory that `count_in` was told of no more; waits for nothing."""
+        self._dead.append((None, nbytes))
+
     def _take_or_trim(self, size: int) -> tuple[Any, int]:
         try:
             return self._take(size)
@@ -225,8 +239,11 @@ class Pool:
         """Sort the memory of dead buffers into the free lists; the lock is held."""
         while self._dead:
             raw, size = self._dead[0]
-            own = self._free.setdefault(size, [])
-            own += [raw]
+            if raw is None:
+                self.held_bytes -= size
+            else:
+                own = self._free.setdefault(size, [])
+                own += [raw]
             self._used -= size
             del self._dead[0]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import numpy as np
 from simplegrad import runtime
 from simplegrad.dtypes import DType
 from simplegrad.errors import DeviceError
-from simplegrad.graph.node import Node, Spec, leaf_over
+from simplegrad.graph.node import Node, Spec, leaf_over, topological
 from simplegrad.graph.prune import prune
 from simplegrad.graph.signature import signature
 from simplegrad.runtime import counting, devices, recording
 from simplegrad.runtime.device import Device
+
+_DEVICE = attrgetter("device")
 
 
 def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
@@ -29,15 +32,17 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
         return []
     order, key, kept = signature(wanted)
     device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
-    for node in order:
-        if node.device is not device and node.device is not None:
+    for other in set(map(_DEVICE, order)):
+        if other is not device and other is not None:
+            node = next(n for n in order if n.device is other)
             raise DeviceError(
-                f"realize: {node} lives on {node.device.name}, {wanted[0]} on {device.name}; "
+                f"realize: {node} lives on {other.name}, {wanted[0]} on {device.name}; "
                 "move one with .to_device(device)"
             )
     if device.runs_kernels:
         runtime.compiled.run(order, key, kept, device, given)
     else:
+        order = topological(wanted)
         counting.count_interpreted(device, order)
         device.evaluate(order, wanted)
         for node in kept:

@@ -35,7 +35,7 @@ class LiveInt(int):
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One realize: the plan, its graph in topological order, and the nodes that got values."""
+    """One realize: the plan, its graph, and the nodes that got values."""
 
     plan: Plan
     order: Sequence[Node]

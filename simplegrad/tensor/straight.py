@@ -25,7 +25,7 @@ from typing import Any
 from simplegrad import ops, settings
 from simplegrad.graph.node import Node, Spec, leaf_of
 from simplegrad.runtime import devices, recording
-from simplegrad.runtime.pool import Buffer
+from simplegrad.runtime.donation import OWN
 from simplegrad.runtime.realize import realize
 from simplegrad.tensor.captures import Captures, Fixed, Gone, equal, read
 from simplegrad.tensor.core import Core, wrap
@@ -84,7 +84,7 @@ class _Writer:
         self.seen, self.trace, self.device = seen, trace, device
         self.names: dict[str, Any] = {
             "MISS": MISS, "T": Core.final, "DEVICE": device, "differs": _differs, "read": read,
-            "fresh": _fresh, "wrap": wrap, "refs": getrefcount, "Buffer": Buffer,
+            "fresh": _fresh, "wrap": wrap, "refs": getrefcount, "OWN": OWN,
             "settings_now": settings.current, "device_now": devices.current, "mode": mode,
             "recording_open": recording.active, "realized": _realized,
         }  # fmt: skip
@@ -300,7 +300,7 @@ class _Writer:
             tests = [
                 f"refs({node}) == {_ALONE}",
                 f"refs({buffer}) == {_ALONE}",
-                f"type({buffer}) is Buffer",
+                f"type({buffer}) in OWN",
                 f"{buffer}.nbytes >= {step.plan.cells[cell]}",
             ]
             place = trace.places[trace.writes[write].place]

@@ -35,7 +35,7 @@ __kernel void k_slow(__global float *x, int n) {
 @pytest.fixture
 def staging(cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A device that copies as GPUs do: without waiting."""
-    monkeypatch.setattr(cl_device, "_copied_bytes", 64 << 20)
+    monkeypatch.setattr(cl_device, "limits", replace(cl_device.limits, host_memory=False))
     yield cl_device
     cl_device.synchronize()
 
@@ -110,6 +110,50 @@ def test_staged_copies_are_let_go(staging: Any, monkeypatch: pytest.MonkeyPatch)
     staging.from_host(np.zeros(4, np.float32), dtypes.float32)
     staging.synchronize()
     assert len(staging._staged) <= 1
+
+
+def test_what_a_kernel_may_read_is_not_written_again(cl_device: Any) -> None:
+    """Small host data is written where kernels read it, without a command."""
+    host = np.full(700, 3.0, np.float32)
+    slow, added = (cl_device.compile(ADD).kernel(name) for name in ("k_slow", "k_add"))
+    cl_device.synchronize()
+    commands = cl_device._enqueued
+    buffer = cl_device.from_host(host, dtypes.float32)
+    host[:] = 4.0
+    assert cl_device._enqueued == commands
+    result = cl_device.from_host(np.zeros(64), dtypes.float32)
+    slow.set_arg(0, result.raw)
+    slow.set_arg(1, np.int32(20_000_000))
+    added.set_arg(0, buffer.raw)
+    added.set_arg(1, np.float32(1))
+    cl_device.launch(slow, (64,), None)
+    cl_device.launch(added, (700,), None)
+    first = buffer.raw
+    np.testing.assert_array_equal(cl_device.to_host(buffer, dtypes.float32, (700,)), 4.0)
+    cl_device.launch(slow, (64,), None)
+    del buffer
+    others = [cl_device.from_host(host, dtypes.float32) for _ in range(3)]
+    assert first not in [b.raw for b in others]
+    cl_device.synchronize()
+    assert cl_device.from_host(host, dtypes.float32).raw is first
+
+
+def test_memory_for_host_data_is_bounded(cl_device: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    real = cl_device._inbox._create
+    monkeypatch.setattr(cl_device._inbox, "_create", lambda m: made.append(m.nbytes) or real(m))
+    data = np.ones(20_000, np.float32)
+    kernel = cl_device.compile(ADD).kernel("k_add")
+    kernel.set_arg(1, np.float32(1))
+    for _ in range(2000):
+        buffer = cl_device.from_host(data, dtypes.float32)
+        kernel.set_arg(0, buffer.raw)
+        cl_device.launch(kernel, (64,), None)
+    assert sum(made) < 20 << 20
+    gc.collect()
+    before = cl_device.memory_stats()["in_use_bytes"]
+    del buffer
+    assert cl_device.memory_stats()["in_use_bytes"] == before - 81_920
 
 
 def test_threads_share_a_device(cl_device: Any) -> None:
