@@ -21,7 +21,7 @@ import numpy as np
 from simplegrad.dtypes import DType, bool_, uint32
 
 ELEMENTWISE, REDUCE, VIEW, LEAF, OTHER = "elementwise", "reduce", "view", "leaf", "other"
-MADE = "made"  # by the compiler only: no row of the table
+MADE = "made"  # by the engine only: no row of the table
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -480,3 +480,9 @@ and 1 the gradient after its softmax; of a step's, products come first, then sta
 def of_kind(kind: str) -> frozenset[Op]:
     """Return all rows of one kind."""
     return frozenset(op for op in OPS.values() if op.kind == kind)
+
+
+# Stencils that are not stamped yet (`graph.stencil`) ---------------------------------------------
+
+PIECE = Op("piece", MADE, -1, differentiable=False)  # arg: the stencil
+PART = Op("part", MADE, differentiable=False)  # arg: which of the piece's results

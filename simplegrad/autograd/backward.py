@@ -11,20 +11,22 @@ from simplegrad.errors import AutogradError
 from simplegrad.graph import build
 from simplegrad.graph.node import Node
 from simplegrad.graph.stencil import Table, sort_of
+from simplegrad.runtime import recording
 
 
-def backward(root: Node, seed: Node) -> list[tuple[Any, Node]]:
+def backward(root: Node, seed: Node, fold: bool = False) -> list[tuple[Any, Node]]:
     """Return (tensor, gradient) for every live leaf tensor that `root` depends on.
 
     Branches that lead to no live leaf get no nodes. Nothing is computed here. What was swept over
-    a graph of the same structure before is stamped.
+    a graph of the same structure before is stamped, or folded if nobody looks into it.
     """
     order = _tracked(root)
     leaves = [(n, t) for n in order if n.leaf is not None and (t := n.leaf()) is not None]
     inputs, key = _structure(order, [n for n, _ in leaves], seed)
     stencil = _sweeps.find(key)
     if stencil is not None:
-        found = iter(stencil.stamp(inputs, root.device))
+        grow = stencil.fold if fold and recording.may_fold(root.device) else stencil.stamp
+        found = iter(grow(inputs, root.device))
         return [(t, next(found)) for n, t in leaves]
     wanted = _above(order, {id(n) for n, _ in leaves})
     gradients = _sweep(order, wanted, {id(root): [seed]})

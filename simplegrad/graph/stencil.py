@@ -8,15 +8,18 @@ recorded when it is met again, and stamped from then on.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from operator import is_
 from types import CodeType
 from typing import Any
 
 from simplegrad import ops
-from simplegrad.graph.node import Kind, Node, topological
+from simplegrad.graph.node import Kind, Node, Spec, topological
 
 MAX_STEPS = 200_000
 """Nodes of all stencils of a table."""
 _MAX_MET = 20_000
+_FEW = 3
+"""Nodes that are not worth folding."""
 _FIXED = (ops.CONST, ops.IOTA)
 _NUMBERS = (bool, int, float, type(None))
 """Not those that a replay of `simplegrad.jit` makes anew."""
@@ -29,13 +32,28 @@ line of the user's, a leaf's number."""
 class Stencil:
     """The nodes between some inputs and some results, by place: inputs first, then operands first.
 
-    `results` are places.
+    `results` are places. What the compiler alone will look at may be *folded*: one node over the
+    inputs, and one for each result, stand for all until `unfolded` makes the others.
     """
 
-    __slots__ = ("results", "steps")
+    __slots__ = ("_depth", "_first", "_parts", "_piece", "_used", "results", "steps")
 
-    def __init__(self, steps: Sequence[_Step], results: Sequence[int]) -> None:
+    def __init__(
+        self, steps: Sequence[_Step], results: Sequence[int], specs: Sequence[Spec]
+    ) -> None:
+        """`specs` are of the inputs."""
         self.steps, self.results = tuple(steps), tuple(results)
+        first = self._first = len(specs)
+        self._used = sorted({i for step in steps for i in step[3] if i < first})
+        self._depth = _depth(steps, first)
+        self._piece: Kind | None = None
+        self._parts: list[Kind] = []
+        numbers = any(step[0].op is ops.SCALAR for step in steps)  # which are kernels' arguments
+        tracks = any(step[4] for step in steps)
+        if len(steps) > _FEW and not numbers and not tracks and min(results) >= first:
+            made = [steps[i - first][0].spec for i in results]
+            self._piece = Kind(ops.PIECE, self, tuple([specs[i] for i in self._used]), made[0])
+            self._parts = [Kind(ops.PART, i, (made[0],), spec) for i, spec in enumerate(made)]
 
     def stamp(
         self, inputs: Sequence[Node], device: Any, line: tuple[CodeType, int] | None = None
@@ -57,6 +75,56 @@ class Stencil:
                 node.tracks = True
             add(node)
         return [nodes[i] for i in self.results]
+
+    def fold(self, inputs: Sequence[Node], device: Any) -> list[Node]:
+        """As `stamp`, but folded where that can be: nothing in it tracks, or is a number."""
+        if self._piece is None:
+            return self.stamp(inputs, device)
+        piece = Node(self._piece, tuple([inputs[i] for i in self._used]), device)
+        piece.depth += self._depth - 1
+        return [Node(kind, (piece,), device) for kind in self._parts]
+
+    def unfold(self, piece: Node, operands: Sequence[Node]) -> list[Node]:
+        """Return the results of a folded stencil over its operands."""
+        inputs = [piece] * self._first  # whatever stands where no step looks
+        for i, operand in zip(self._used, operands, strict=True):
+            inputs[i] = operand
+        return self.stamp(inputs, piece.device)
+
+
+def _depth(steps: Sequence[_Step], first: int) -> int:
+    """Return the length of the longest chain of steps."""
+    depths = [0] * first
+    for step in steps:
+        depths.append(max([depths[i] for i in step[3]], default=0) + 1)
+    return max(depths, default=0)
+
+
+def unfolded(nodes: Sequence[Node]) -> list[Node]:
+    """Return the same values as graphs without folded stencils; what stands above one is copied.
+
+    A copy has as many holders, so that the same values are kept.
+    """
+    order = topological(nodes)
+    if not any(node.kind.op is ops.PIECE for node in order):
+        return list(nodes)
+    new: dict[Node, Any] = {}
+    for node in order:
+        if node.buffer is not None or not node.srcs:
+            new[node] = node
+            continue
+        operands = tuple([new[source] for source in node.srcs])
+        if node.kind.op is ops.PIECE:
+            new[node] = node.kind.arg.unfold(node, operands)
+        elif node.kind.op is ops.PART:
+            new[node] = operands[0][node.kind.arg]
+            new[node].holders += node.holders
+        elif all(map(is_, operands, node.srcs)):
+            new[node] = node
+        else:
+            copy = new[node] = Node(node.kind, operands, node.device)
+            copy.line, copy.tracks, copy.holders = node.line, node.tracks, node.holders
+    return [new[node] for node in nodes]
 
 
 def cut(inputs: Sequence[Node], made: Sequence[Node], results: Sequence[Node]) -> Stencil | None:
@@ -80,7 +148,8 @@ def cut(inputs: Sequence[Node], made: Sequence[Node], results: Sequence[Node]) -
         places[id(node)] = len(inputs) + len(steps)
         has_line = node.line is not None
         steps.append((node.kind, first, second, found, node.tracks, has_line, node.value))
-    return Stencil(steps, [places[id(n)] for n in results])
+    specs = [node.kind.spec for node in inputs]
+    return Stencil(steps, [places[id(n)] for n in results], specs)
 
 
 class Table:

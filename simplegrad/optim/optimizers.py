@@ -16,9 +16,10 @@ import numpy as np
 
 from simplegrad import ops
 from simplegrad.arguments import flag, mapping, real, several
+from simplegrad.dtypes import DType
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph.build import apply
-from simplegrad.graph.node import Node, Spec, scalar
+from simplegrad.graph.node import Node, Spec, make, scalar
 from simplegrad.graph.stencil import Table, sort_of
 from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
@@ -34,7 +35,7 @@ _updates = Table()
 
 
 class Numbers:
-    """The numbers of one step as nodes: one per name, shape and dtype.
+    """The numbers of one step as zero-dimensional nodes: one per name, dtype and device.
 
     Two numbers of different names are two nodes even where they are equal, so that a schedule
     passing through the value of another number leaves the graph, and its plan, as they are.
@@ -43,19 +44,27 @@ class Numbers:
     def __init__(self, makes: Mapping[str, Callable[[], float]]) -> None:
         self._values = {name: recording.number(make) for name, make in makes.items()}
         """Made now, and by every replay."""
-        self._nodes: dict[tuple[str, Spec, Any], Node] = {}
+        self._nodes: dict[tuple[DType, Any], dict[str, Node]] = {}
+
+    def _like(self, node: Node) -> dict[str, Node]:
+        key = (node.kind.spec.dtype, node.device)
+        found = self._nodes.get(key)
+        if found is None:
+            spec = Spec.of((), key[0])
+            found = self._nodes[key] = {
+                name: scalar(value, spec, node.device) for name, value in self._values.items()
+            }
+        return found
 
     def of(self, name: str, like: Node) -> Node:
-        """Return a number with the shape and dtype of `like`."""
-        key = (name, like.kind.spec, like.device)
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._nodes[key] = scalar(self._values[name], like.kind.spec, like.device)
-        return node
+        """Return a number repeated to the shape of `like`, in its dtype and on its device."""
+        number = self._like(like)[name]
+        # Not as another number: all parameters share one, which kernels get once.
+        return make(ops.EXPAND, (number,), like.shape) if like.shape else number
 
     def all(self, like: Node) -> list[Node]:
-        """Return all numbers of this step with the shape and dtype of `like`."""
-        return [self.of(name, like) for name in self._values]
+        """Return all numbers of this step with the dtype and on the device of `like`."""
+        return list(self._like(like).values())
 
 
 def parameters_of(name: str, params: Any) -> list[Any]:
@@ -219,7 +228,8 @@ class Optimizer:
         key = (form, *[sort_of(node) for node in leaves], g.tracks)
         stencil = _updates.find(key)
         if stencil is not None:
-            new, *after = stencil.stamp([*leaves, *numbers.all(p)], p.device)
+            grow = stencil.fold if recording.may_fold(p.device) else stencil.stamp
+            new, *after = grow([*leaves, *numbers.all(p)], p.device)
             return new, tuple(after)
         new, made = self.update(p, g, state, numbers)
         _updates.learn(key, [*leaves, *numbers.all(p)], [new, *made])

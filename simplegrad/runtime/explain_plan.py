@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from simplegrad import ops
 from simplegrad.graph.node import Kind, Spec
 from simplegrad.runtime import lookup
 from simplegrad.runtime.lookup import Known, Miss
@@ -27,7 +28,7 @@ class _Graph(NamedTuple):
 
 
 def _graph(known: Known, lines: Sequence[str] = ()) -> _Graph:
-    _, edges, kept, wanted = known.key.structure
+    _, edges, kept, wanted = known.structure
     left = iter(edges)
     operands = [
         tuple(itertools.islice(left, len(k.ins))) if isinstance(k, Kind) else ()
@@ -79,8 +80,11 @@ def _explain(miss: Miss) -> str:
 
 
 def count_operations(kinds: _Kinds) -> int:
-    """Return how many nodes of a graph are operations on others."""
-    return sum(isinstance(k, Kind) and bool(k.ins) for k in kinds)
+    """Return how many nodes of a graph are operations on others; to repeat a number is none."""
+    return sum(
+        isinstance(k, Kind) and k.ins != () and (k.op is not ops.EXPAND or k.ins[0].shape != ())
+        for k in kinds
+    )
 
 
 def _name(kind: Kind | Spec) -> str:
@@ -130,7 +134,7 @@ def _differences(miss: Miss, other: Known) -> list[str]:
     found += _of_inputs(a, b) or _of_kinds(a, b, mine.lines)
     if not found:
         found += _of_structure(mine, theirs)
-        wanted, wanted_there = known.key.structure[-1], other.key.structure[-1]
+        wanted, wanted_there = known.structure[-1], other.structure[-1]
         if not found and wanted != wanted_there:
             found.append(f"in how many results were asked for: {wanted} against {wanted_there}")
     return found or ["in the order of the results"]

@@ -6,9 +6,9 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import attrgetter
+from operator import attrgetter, is_
 from time import perf_counter_ns
 from types import CodeType
 from typing import Any, NamedTuple
@@ -17,9 +17,12 @@ from simplegrad import settings
 from simplegrad.compiler.generic import Family, Generic
 from simplegrad.compiler.generic import structure as shape_structure
 from simplegrad.compiler.pipeline import compile_graph
+from simplegrad.compiler.program import Slot
 from simplegrad.compiler.target import Target
 from simplegrad.errors import BuildError
 from simplegrad.graph.node import Kind, Node, Spec, where
+from simplegrad.graph.signature import signature
+from simplegrad.graph.stencil import unfolded
 from simplegrad.runtime import counting, plan_store, selftest, tuner
 from simplegrad.runtime.opencl import OpenCLDevice
 from simplegrad.runtime.plan import Plan
@@ -47,8 +50,10 @@ class Known:
     """A plan of this process, and what tells people how it differs from another."""
 
     key: Key
+    structure: tuple[Any, ...]
+    """That of the key, or what it is once stencils are unfolded."""
     kinds: tuple[Kind | Spec, ...]
-    """Of the nodes in the key's order; a node with a value is an input, known by its spec."""
+    """Of the nodes in the structure's order; a node with a value is an input, known by its spec."""
     plan: Plan
     bare: bool = False
     """Whether the plan is from disk, without the IR of its kernels."""
@@ -96,18 +101,79 @@ def plan_of(
 ) -> Plan:
     """Return the plan for a structure: of this process, from disk, or compiled on first sight."""
     with _lock:
-        known = _plans.get(_key(device, structure))
-        if known is None or (known.bare and counting.profiling()):
-            began = perf_counter_ns()
-            known = _new(order, structure, kept, device)
-            launches = len(known.plan.program.launches)
-            counting.count_host(f"compile {launches} kernels", began)
-        else:
-            counters.plan_hits += 1
+        known = _known(structure, device)
+        if known is None:
+            known = _of_unfolded(order, structure, kept, device) or _made(
+                order, structure, kept, device
+            )
         known.uses += 1
         known.used = next(_clock)
     last.used = known
     return known.plan
+
+
+def _known(structure: tuple[Any, ...], device: OpenCLDevice) -> Known | None:
+    known = _plans.get(_key(device, structure))
+    if known is None or (known.bare and counting.profiling()):
+        return None
+    counters.plan_hits += 1
+    return known
+
+
+def _of_unfolded(
+    order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
+) -> Known | None:
+    """Return the plan of a graph with folded stencils, which is that of the unfolded one.
+
+    Its operands and results stand at other places. None where nothing is folded.
+    """
+    values = unfolded(kept)
+    if all(map(is_, values, kept)):
+        return None
+    wanted = list(dict.fromkeys(values[: structure[-1]]))
+    plain, own, ends = signature(wanted)
+    if not set(values) <= set(ends):  # held values that only other results of a stencil read
+        plain, own, ends = signature(list(dict.fromkeys([*wanted, *values])))
+    known = _known(own, device)
+    made = known is None
+    if known is None:
+        known = _made(plain, own, ends, device)
+    place = {node: i for i, node in enumerate(order)}
+    base, slots, inner = known.plan.program, list[Slot](), list[Node]()
+    for slot in base.slots:
+        if slot.position >= 0:
+            node = plain[slot.position]
+            if node not in place:  # a constant that a program for all shapes has as an argument
+                place[node] = len(order) + len(inner)
+                inner.append(node)
+            slot = replace(slot, position=place[node])
+        slots.append(slot)
+    results = [base.results[ends.index(value)] for value in values]
+    plan = Plan(replace(base, slots=slots, results=results), device, binding=known.plan.binding)
+    plan.inner = inner
+    folded = Known(
+        _key(device, structure), own, known.kinds, plan, known.bare, known.uses, next(_clock)
+    )
+    if made and last.miss is not None:
+        last.miss = replace(last.miss, known=folded)
+    _remember(folded)
+    return folded
+
+
+def _made(
+    order: Sequence[Node], structure: tuple[Any, ...], kept: Sequence[Node], device: OpenCLDevice
+) -> Known:
+    began = perf_counter_ns()
+    known = _new(order, structure, kept, device)
+    counting.count_host(f"compile {len(known.plan.program.launches)} kernels", began)
+    return known
+
+
+def _remember(known: Known) -> None:
+    _plans[known.key] = known
+    if len(_plans) > MAX_PLANS:
+        oldest = min(_plans.values(), key=attrgetter("used"))
+        del _plans[oldest.key]
 
 
 def _key(device: OpenCLDevice, structure: tuple[Any, ...]) -> Key:
@@ -143,15 +209,12 @@ def _new(
         plan = Plan(program, device)
     kinds = tuple([n.kind if n.buffer is None else n.kind.spec for n in order])
     bare = stored is not None
-    known = Known(
-        _key(device, structure), kinds, plan, bare
-    )  # measuring may have found other tiles
+    # Measuring may have found other tiles.
+    known = Known(_key(device, structure), structure, kinds, plan, bare, used=next(_clock))
     others = tuple(sorted(_plans.values(), key=attrgetter("used"), reverse=True))
     places = tuple([n.line for n in order])
     last.miss = Miss(known, places, others, stored is not None, served is not None)
-    _plans[known.key] = known
-    if len(_plans) > MAX_PLANS:
-        del _plans[others[-1].key]
+    _remember(known)
     return known
 
 

@@ -107,9 +107,16 @@ class _Layout:
 
 
 class Plan:
-    """The launches of one `Program` on one device; `like` is a plan of it for other shapes."""
+    """The launches of one `Program` on one device.
 
-    def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
+    `like` is a plan of it for other shapes, `binding` that of a plan of it for the same values in
+    another order.
+    """
+
+    def __init__(
+        self, program: Program, device: Device, like: Plan | None = None,
+        binding: Binding | None = None,
+    ) -> None:  # fmt: skip
         self.program, self.device = program, device
         lengths = [0 if s.role == "scalar" else s.nbytes for s in program.slots]
         classes = {length: device.size_class(length) for length in {*lengths}}
@@ -130,7 +137,7 @@ class Plan:
         """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
         self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
         """Of each heir the input's place in the order, and the bytes of the cell."""
-        self.binding: Binding = like.binding if like else Binding(program, device)
+        self.binding: Binding = binding or (like.binding if like else Binding(program, device))
         # Sizes that differ from shape to shape follow all other arguments.
         self._extents = [
             (kernel, i, _SIZES[ctype](n))
@@ -139,6 +146,8 @@ class Plan:
         ]
         self.sizes = [(x.source.global_size,) for x in program.launches]
         self.groups = [(x.source.local_size,) for x in program.launches]
+        self.inner: Sequence[Node] = ()
+        """Constants that are arguments, though the graph folds them: they end its order."""
         self._last: list[int] = []
         """Which memory the driver had for leaves and cells in the last run."""
         self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
@@ -154,6 +163,8 @@ class Plan:
         whose buffer nobody reads afterwards. `into` are the targets, if they are to have their
         buffers: Ctrl-C leaves none of them with one, or all.
         """
+        if self.inner:
+            order = [*order, *self.inner]
         buffers = [order[i].buffer for _, i in self.leaves]
         with self.device.lock:
             self.binding.set_numbers(self.scalars, order)

@@ -63,6 +63,11 @@ def active() -> bool:
     return _open.recording is not None
 
 
+def may_fold(device: Any) -> bool:
+    """Return whether graphs of a device may hold folded stencils: only plans look into them."""
+    return _open.recording is None and device is not None and device.runs_kernels
+
+
 @contextmanager
 def record() -> Iterator[Recording]:
     """Open a recording for this thread."""

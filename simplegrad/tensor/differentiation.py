@@ -101,7 +101,7 @@ class Differentiation(Composites):
                 "without a gradient"
             )
         known = _ids([root]) if flag("backward: create_graph", create_graph) else None
-        found = rules.backward(root, _seed("backward", root, seed))
+        found = rules.backward(root, _seed("backward", root, seed), fold=known is None)
         if known is not None:
             track([g for _, g in found], known)
         if not found:

@@ -13,11 +13,12 @@ import pytest
 from test_gradients import ROWS, Row
 
 import simplegrad as sg
-from simplegrad import Tensor, dtypes
+from simplegrad import Tensor, dtypes, ops
 from simplegrad.autograd import backward
 from simplegrad.graph import stencil
 from simplegrad.graph.node import Node, topological
 from simplegrad.graph.signature import signature
+from simplegrad.optim import optimizers
 from simplegrad.tensor import stamped
 
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -25,23 +26,30 @@ X = np.random.default_rng(0).normal(size=(3, 4))
 
 @pytest.fixture(autouse=True)
 def stamps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Empty tables, and how many nodes were stamped each time."""
+    """Empty tables, and how many nodes were stamped, or folded, each time."""
     monkeypatch.setattr(stamped, "_table", stencil.Table())
     monkeypatch.setattr(backward, "_sweeps", stencil.Table())
+    monkeypatch.setattr(optimizers, "_updates", stencil.Table())
     found: list[int] = []
-    plain = stencil.Stencil.stamp
+    for name in ("stamp", "fold"):
+        monkeypatch.setattr(stencil.Stencil, name, _noted(name, found))
+    return found
 
-    def stamp(self: Any, *args: Any) -> list[Node]:
-        found.append(len(self.steps))
+
+def _noted(name: str, found: list[int]) -> Any:
+    plain = getattr(stencil.Stencil, name)
+
+    def method(self: Any, *args: Any) -> list[Node]:
+        if name == "stamp" or self._piece is not None:
+            found.append(len(self.steps))
         return plain(self, *args)
 
-    monkeypatch.setattr(stencil.Stencil, "stamp", stamp)
-    return found
+    return method
 
 
 def described(*tensors: Tensor) -> Any:
     """Return all that a plan depends on, what tracks, and the numbers in the graph."""
-    nodes = [t._node for t in tensors]
+    nodes = stencil.unfolded([t._node for t in tensors])
     order = topological(nodes, realized=True)
     flags = [
         (n.tracks, n.leaf is None, n.line is None, n.device, n.value, n.depth, n.unread)
@@ -66,6 +74,114 @@ def test_the_third_graph_is_the_first(name: str, stamps: list[int]) -> None:
         assert others == [first, first]
         for a, b in zip(graphs[0], graphs[2], strict=True):
             np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_folded_graph_is_the_first_once_unfolded(name: str, one_cl_device: Any) -> None:
+    graphs = [of_row(ROWS[name]) for _ in range(3)]
+    first, *others = [described(*g) for g in graphs]
+    assert others == [first, first]
+
+
+def folded(*tensors: Any) -> bool:
+    return any(n.op is ops.PIECE for n in topological([t._node for t in tensors]))
+
+
+def trained(steps: int, read: Any = lambda *args: None) -> Any:
+    """Train two layers; `read` gets the step, the loss, the input and the parameters."""
+    rng = np.random.default_rng(1)
+    w, b = Tensor(rng.normal(size=(4, 5))), Tensor(np.zeros(5))
+    optim = sg.Adam([w, b], learning_rate=0.1)
+    for step in range(steps):
+        x = Tensor(X)
+        loss = (x @ w + b).tanh().square().mean()
+        optim.zero_grad()
+        loss.backward()
+        read(step, loss, x, w, b)
+        optim.step()
+    return w.numpy(), b.numpy()
+
+
+def test_folded_steps_are_right_and_compile_nothing(one_cl_device: Any) -> None:
+    seen = []
+
+    def read(step: int, loss: Any, x: Any, w: Any, b: Any) -> None:
+        seen.append((folded(w.grad, b.grad), sg.cache_stats()["plans"]["scheduled"]))
+
+    found = trained(8, read)
+    assert [is_folded for is_folded, _ in seen] == [False] * 2 + [True] * 6
+    assert seen[-1][1] == seen[1][1]
+    assert "hit" in sg.explain_plan()
+    with sg.device("numpy"):
+        want = trained(8)
+    for a, b in zip(found, want, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_folded_sweeps_can_be_read_one_by_one(one_cl_device: Any) -> None:
+    found: list[Any] = []
+
+    def read(step: int, loss: Any, x: Any, w: Any, b: Any) -> None:
+        values = [(b.grad * 2 + 1).numpy(), b.grad.numpy(), loss.item(), x.grad.numpy()]
+        both = w.grad + w.grad.sum()
+        kept = w.grad * 3
+        values += [both.numpy(), kept.numpy(), w.grad.numpy()]
+        found.append(values)
+
+    trained(4, read)
+    ours = found[:]
+    del found[:]
+    with sg.device("numpy"):
+        trained(4, read)
+    for mine, theirs in zip(ours, found, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_values_that_only_another_result_reads_are_computed_along(one_cl_device: Any) -> None:
+    for step in range(4):
+        x, y = Tensor(X), Tensor(X + 1)
+        middle = x.tanh()
+        (middle * y.exp() * y.exp()).sum().backward()
+        assert folded(x.grad) == (step > 1)
+        np.testing.assert_allclose(
+            x.grad.numpy(), np.exp(X + 1) ** 2 * (1 - np.tanh(X) ** 2), rtol=1e-4
+        )
+        np.testing.assert_allclose(middle.numpy(), np.tanh(X), rtol=1e-5)
+        np.testing.assert_allclose(y.grad.numpy(), 2 * np.tanh(X) * np.exp(X + 1) ** 2, rtol=1e-4)
+
+
+def test_constants_that_vary_with_shapes_may_be_folded(one_cl_device: Any) -> None:
+    """A program for all shapes has them as arguments."""
+    for n in (4, 4, 4, 7, 7, 7, 9, 9, 9, 4, 7):
+        x = Tensor(np.full((n, 3), 0.5))
+        x.tanh().square().mean().backward()
+        want = 2 * np.tanh(0.5) / np.cosh(0.5) ** 2 / (3 * n)
+        np.testing.assert_allclose(x.grad.numpy(), np.full((n, 3), want), rtol=1e-5)
+
+
+def test_what_is_folded_is_explained_and_recorded_as_ever(one_cl_device: Any) -> None:
+    texts = []
+
+    def read(step: int, loss: Any, x: Any, w: Any, b: Any) -> None:
+        texts.append(sg.explain(w.grad, b.grad))
+
+    trained(3, read)
+    assert texts[2] == texts[0]
+    w, x = Tensor(X), Tensor(X, requires_grad=False)
+    optim = sg.SGD([w], learning_rate=0.1)
+
+    @sg.jit
+    def jitted(x: Any) -> Any:
+        loss = (w.tanh() * x).square().sum()
+        optim.zero_grad()
+        loss.backward()
+        optim.step()
+        return loss.detach()
+
+    losses = [jitted(x).item() for _ in range(6)]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 6
 
 
 def thrice(make: Any) -> list[Any]:
