@@ -1,8 +1,9 @@
 """What a device can do at most: bytes copied, bytes read and multiply-adds, in a second.
 
 Each is a few hand-written kernels, timed by the device's own clock; the fastest variant whose
-answer is right is the ceiling. The CPU variants give every work-item one strip, the GPU variants
-let neighbouring work-items read neighbouring vectors. Measured once per device and driver (a few
+answer is right is the ceiling. The CPU variants give every work-item one strip, which it goes
+through in one or in several places, the GPU variants let neighbouring work-items read neighbouring
+vectors. Measured once per device and driver (a few
 seconds), and kept in the disk cache. Method: J. McCalpin's STREAM for the bandwidths; for the
 multiply-adds, chains that depend on nothing but themselves, as many as hide their latency.
 """
@@ -32,6 +33,12 @@ __kernel void copy_strips(__global const float{w} *x, __global float{w} *y, int 
   int first = get_global_id(0) * each, last = min(first + each, n);
   for (int i = first; i < last; i++) y[i] = x[i];
 }}
+__kernel void copy_streams(__global const float{w} *x, __global float{w} *y, int n) {{
+  int each = (n + get_global_size(0) - 1) / get_global_size(0);
+  int i = get_global_id(0) * each, last = min(i + each, n), half_ = max(last - i, 0) / 2;
+  for (int end = i + half_; i < end; i++) {{ y[i] = x[i]; y[i + half_] = x[i + half_]; }}
+  for (i += half_; i < last; i++) y[i] = x[i];
+}}
 __kernel void copy_grid(__global const float{w} *x, __global float{w} *y, int n) {{
   for (int i = get_global_id(0); i < n; i += get_global_size(0)) y[i] = x[i];
 }}
@@ -44,6 +51,16 @@ __kernel void read_strips(__global const float{w} *x, __global float{w} *y, int 
   float{w} a = 0, b = 0, c = 0, d = 0;
   for (; i + 3 < last; i += 4) {{ a += x[i]; b += x[i + 1]; c += x[i + 2]; d += x[i + 3]; }}
   for (; i < last; i++) a += x[i];
+  y[get_global_id(0)] = (a + b) + (c + d);
+}}
+__kernel void read_streams(__global const float{w} *x, __global float{w} *y, int n) {{
+  int each = (n + get_global_size(0) - 1) / get_global_size(0);
+  int i = get_global_id(0) * each, last = min(i + each, n), part = max(last - i, 0) / 4;
+  float{w} a = 0, b = 0, c = 0, d = 0;
+  for (int end = i + part; i < end; i++) {{
+    a += x[i]; b += x[i + part]; c += x[i + 2 * part]; d += x[i + 3 * part];
+  }}
+  for (i += 3 * part; i < last; i++) a += x[i];
   y[get_global_id(0)] = (a + b) + (c + d);
 }}
 __kernel void read_grid(__global const float{w} *x, __global float{w} *y, int n) {{
@@ -202,7 +219,8 @@ class Meter:
                 for per_unit in (4, 8, 32)
             ]
         return [
-            Variant("strips", width, units * per_unit, 1)
+            Variant(loop, width, units * per_unit, 1)
+            for loop in ("strips", "streams")
             for width in (4, 8, 16)
             for per_unit in (1, 4, 32, 256)
         ]

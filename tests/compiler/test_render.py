@@ -275,3 +275,33 @@ def test_the_next_row_is_asked_for_where_a_stage_computes_much() -> None:
         found = [line for line in lines if "__builtin_prefetch" in line]
         assert any(line.rstrip().endswith(", 1);") for line in found)  # what will be written
         assert any(line.rstrip().endswith(", 0);") for line in found) == wanted
+
+
+BESIDE = {
+    "four": (kernels.reduced(ops.SUM, (64, 50), (1,)), 4),
+    "four of two axes": (kernels.reduced(ops.MAX, (3, 64, 41), (2,)), 4),
+    "four, and another axis": (kernels.reduced(ops.SUM, (7, 64, 20), (0, 2)), 4),
+    "two": (kernels.reduced(ops.PROD, (66, 33), (1,)), 2),
+    "odd": (kernels.reduced(ops.SUM, (67, 33), (1,)), 1),
+    "few": (kernels.reduced(ops.SUM, (16, 50), (1,)), 1),
+    "position": (kernels.reduced(ops.ARGMAX, (64, 50), (1,)), 1),
+    "parts": (kernels.split_sum(64 * 40, 40), 4),
+    "parts, the last one shorter": (kernels.split_sum(64 * 40 - 3, 40), 1),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_rows_are_read_side_by_side(name: str) -> None:
+    case, count = BESIDE[name]
+    target = TARGETS["cpu8"]
+    text = "\n".join(cpu.render(case[0], target).lines)
+    assert [f" + {i})" in text for i in (1, 3)] == [count > 1, count > 3]
+    check(case, run(QUEUES[FIRST], [case], target)[0])
+
+
+@pytest.mark.parametrize("n", [20, 5_000, 16_384, 16_391, 100_003])
+def test_long_blocks_are_computed_in_two_places(n: int) -> None:
+    case = kernels.broadcast(1, n)
+    text = "\n".join(cpu.render(case[0], TARGETS["cpu8"]).lines)
+    assert ("apart" in text) == (n >= 5_000)
+    check(case, run(QUEUES[FIRST], [case], TARGETS["cpu8"])[0])

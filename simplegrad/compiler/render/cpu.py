@@ -14,7 +14,7 @@ units; a unit is a point of some outer axes and, where these are few, a block of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +40,11 @@ _STRIP = 2048
 """Most results of a strip: 8 KiB of float accumulators, rows read in runs of as much."""
 _ROWS = 4
 """Rows of a strip read at a time, to spare reads and writes of the accumulators."""
+_LONG = 1 << 12
+"""Elements of a block that is read from two places at a time."""
+_CHEAP, _DEAR = 8, 60
+"""Multiply-adds of a step up to which memory is what it waits for, and beyond which one step at a
+time is enough."""
 _MOST_KEPT = 8192
 """Elements of a row up to which a dear value is kept in a private array."""
 
@@ -73,6 +78,8 @@ class _Renderer(Nest):
             self.form = "strips"
         else:
             self.form = "columns"
+        self.beside, self.count = self._side_by_side()
+        """The outer axis of which several rows are reduced at a time, and how many."""
 
     def _width(self) -> int:
         """Return the lanes: a register of 4-byte numbers, less for a short axis."""
@@ -87,6 +94,28 @@ class _Renderer(Nest):
         return f"{self.form}, {self.width} lanes along {self.e.name(self.lane)}" if self.lane else (
             f"{self.form}, scalars"
         )  # fmt: skip
+
+    def _side_by_side(self) -> tuple[Var | None, int]:
+        """Return the outer axis whose rows are read several at a time, and how many.
+
+        Several streams, each in pages of its own, keep more of the memory busy than one does.
+        """
+        kernel, plain = self.kernel, (None, 1)
+        if self.form != "rows" or len(self.stages) != 1 or self.stages[0].outputs:
+            return plain
+        reductions, outer = kernel.reductions, kernel.outer
+        positions = any(accumulate.is_position(r) for r in reductions)
+        dear = len(reductions) > 1 or cost([r.value for r in reductions]) > _CHEAP
+        sizes = [v.extent for v in (*outer, *kernel.reduce)]
+        if positions or dear or not outer or any(map(symbolic, sizes)):
+            return plain
+        if self.kernel.split is not None and not self.even_split():
+            return plain
+        busy = _PER_UNIT * self.target.compute_units
+        for count in (4, 2):
+            if outer[-1].extent % count == 0 and size(outer) >= count * busy:
+                return outer[-1], count
+        return plain
 
     # Units of work --------------------------------------------------------------------------------
 
@@ -106,13 +135,13 @@ class _Renderer(Nest):
             block, blocks = self._blocks(estimate(size(unit_axes)), likely)
         else:
             block, blocks = self._blocks(size(unit_axes), wanted)
-        units = size(unit_axes) * blocks
+        units = size(unit_axes) // (self.count if self.beside in unit_axes else 1) * blocks
         groups = greater(1, lesser(wanted, units))
         chunk = ceil_div(units, groups) if units != 0 else 1
         groups = greater(1, ceil_div(units, chunk))
         depth = self._open_units(unit_axes, blocks, units, chunk, groups)
         for var in free:
-            self.open_loop(var, "0", str(var.extent))
+            self.open_loop(var, "0", str(var.extent), self.count if var is self.beside else 1)
         begin, end = "0", str(lane.extent if lane else 1)
         if blocks != 1:
             begin, end = self.e.fresh("begin"), self.e.fresh("end")
@@ -167,21 +196,25 @@ class _Renderer(Nest):
             depth = 1
         stride = blocks
         for i, var in reversed(list(enumerate(axes))):
+            step = self.count if var is self.beside else 1
             text = f"unit / {stride}" if stride != 1 else "unit"
             if i:
-                text += f" % {var.extent}"
+                text += f" % {var.extent // step}"
+            text += f" * {step}" if step > 1 else ""
             e.line(f"const {self.int_type} {e.name(var)} = {text};")
             e.bind(var, e.name(var))
-            stride *= var.extent
+            stride *= var.extent // step
         return depth
 
     def _lane_loop(
-        self, begin: str, end: str, copies: int, overlap: bool, body: Callable[[int, int], None]
-    ) -> None:
+        self, begin: str, end: str, copies: int, overlap: bool, body: Callable[[int, int], None],
+        streams: bool = False,
+    ) -> None:  # fmt: skip
         """Write the loops over the lane axis; ``body(lanes, copy)`` writes one step.
 
-        First by `copies` vectors, then by one, then what is left: with `overlap` by a vector
-        that ends at the end (its stores repeat equal values), else by scalars.
+        First by `copies` vectors, neighbours or each in a part of the way of its own (`streams`),
+        then by one, then what is left: with `overlap` by a vector that ends at the end (its stores
+        repeat equal values), else by scalars.
         """
         var, lanes, e = self.lane, self.width, self.e
         if var is None:
@@ -199,13 +232,22 @@ class _Renderer(Nest):
         e.line(f"{self.int_type} {position} = {begin};")
         left = known
         if copies > 1 and (left is None or left >= whole):
-            e.open(f"for (; {position} + {whole} <= {end}; {position} += {whole})")
+            apart, last = "", f"{position} + {whole} <= {end}"
+            if streams:
+                apart = e.fresh("apart")
+                length = f"({end} - {begin}) / {whole} * {lanes}"
+                e.line(f"const {self.int_type} {apart} = {length};")
+                last = f"{position} < {begin} + {apart}"
+            e.open(f"for (; {last}; {position} += {lanes if streams else whole})")
             for copy in range(copies):
-                text = f"({position} + {copy * lanes})" if copy else position
+                offset = f"{copy} * {apart}" if streams else str(copy * lanes)
+                text = f"({position} + {offset})" if copy else position
                 e.open("", {var: (text, lanes)})
                 body(lanes, copy)
                 e.close()
             e.close()
+            if streams:
+                e.line(f"{position} += {copies - 1} * {apart};")
             left = None if left is None else left % whole
         if lanes > 1 and (left is None or left >= lanes):
             e.open(f"for (; {position} + {lanes} <= {end}; {position} += {lanes})",
@@ -228,9 +270,13 @@ class _Renderer(Nest):
     # Columns --------------------------------------------------------------------------------------
 
     def _columns(self, begin: str, end: str, block: int, blocks: int) -> None:
-        dear = cost([o.value for o in self.kernel.outputs]) > 60
-        copies = 1 if self.stages or dear else 2
-        self._lane_loop(begin, end, copies, blocks == 1, lambda lanes, _: self._column(lanes))
+        price = cost([o.value for o in self.kernel.outputs])
+        copies = 1 if self.stages or price > _DEAR else 2
+        # Where memory is what they wait for, from two places of a long block.
+        streams = copies > 1 and price <= _CHEAP and estimate(block) >= _LONG
+        self._lane_loop(
+            begin, end, copies, blocks == 1, lambda lanes, _: self._column(lanes), streams
+        )
 
     def _column(self, lanes: int) -> None:
         """Write all stages for one vector of results."""
@@ -261,19 +307,58 @@ class _Renderer(Nest):
             keep = [value for first, value in kept if first == number]
             arrays = [self._array(value) for value in keep]
             copies = self._copies(stage)
-            sums = {
-                i: _Accumulator(
-                    [self.declare(i, self.width, "") for _ in range(copies)],
-                    self.declare(i, 1, "_rest"),
-                )
-                for i in stage.reductions
-            }
+            sums = [
+                {
+                    i: _Accumulator(
+                        [self.declare(i, self.width, "") for _ in range(copies)],
+                        self.declare(i, 1, "_rest"),
+                    )
+                    for i in stage.reductions
+                }
+                for _ in range(self.count)
+            ]
             stored = list(zip(keep, arrays, strict=True))
             self._row_loops(stage, sums, copies, stored, ahead.get(number, []))
             e.arrays.update({id(v): a for v, a in zip(keep, arrays, strict=True)})
-            self._fold(sums)
-        for output in self.outer_outputs:
-            e.store(output, 1)
+            if self.beside is None:
+                self._fold(sums[0])
+        for row in range(self.count):
+            if self.beside is not None:
+                e.open("", {self.beside: (self._row(row), 1)})
+                self._fold(sums[row])
+            for output in self.outer_outputs:
+                e.store(output, 1)
+            if self.beside is not None:
+                e.close()
+
+    def _row(self, number: int) -> str:
+        """Return the place of one of the rows that are reduced at a time."""
+        assert self.beside is not None
+        first = self.e.name(self.beside)
+        return f"({first} + {number})" if number else first
+
+    def _rows_of(self, sums: list[dict[int, _Accumulator]]) -> Iterator[dict[int, _Accumulator]]:
+        """Go through the rows that are reduced at a time, each in a scope of its own."""
+        e, split = self.e, self.kernel.split
+        if self.beside is None:
+            yield sums[0]
+            return
+        for number, own in enumerate(sums):
+            bound = {self.beside: (self._row(number), 1)}
+            if split is not None and split.part is self.beside:
+                inside, lanes = e.binding(split.axis)
+                first = f"{self._row(number)} * {split.length}"
+                bound[split.axis] = (f"({first} + {inside})", lanes)
+            e.open("", bound)
+            yield own
+            e.close()
+
+    def range(self, var: Var) -> tuple[str, str]:
+        """As `Nest.range`; rows of several parts of an axis are looked at side by side."""
+        split = self.kernel.split
+        if split is not None and var is split.axis and split.part is self.beside:
+            return "0", str(split.length)
+        return super().range(var)
 
     def _may_keep(self) -> bool:
         several = self.kernel.split is None and len(self.stages) > 1
@@ -291,7 +376,7 @@ class _Renderer(Nest):
         assert self.lane is not None
         values = [self.kernel.reductions[i].value for i in stage.reductions]
         values += [o.value for o in stage.outputs]
-        most = 4 if cost(values) <= 8 else 2
+        most = (4 if self.beside is None else 2) if cost(values) <= _CHEAP else 2
         length = self.kernel.split.length if self._is_split() else self.lane.extent  # type: ignore
         while most > 1 and estimate(length) < most * self.width:
             most //= 2
@@ -303,7 +388,7 @@ class _Renderer(Nest):
     def _row_loops(
         self,
         stage: Stage,
-        sums: dict[int, _Accumulator],
+        sums: list[dict[int, _Accumulator]],
         copies: int,
         keep: list[tuple[Value, Kept]],
         ahead: list[Fetch],
@@ -321,8 +406,9 @@ class _Renderer(Nest):
             for value, kept in keep:
                 text, place = e.value(value, lanes), e.kept_place(kept)
                 e.line(f"{e.private(kept.array, place, kept.ctype, lanes)} = {text};")
-            for i, own in sums.items():
-                self.take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
+            for row in self._rows_of(sums):
+                for i, own in row.items():
+                    self.take(i, own.vectors[copy] if lanes > 1 else own.scalar, lanes)
             for output in stage.outputs:
                 e.store(output, lanes)
 

@@ -37,13 +37,16 @@ class Nest:
         alone = floats and not self.target.differences
         return "#pragma clang loop vectorize(disable)\n" if alone else ""
 
-    def open_loop(self, var: Var, begin: str, end: str, unroll: bool = False) -> None:
+    def open_loop(
+        self, var: Var, begin: str, end: str, step: int = 1, unroll: bool = False
+    ) -> None:
         """Open a scalar loop over an axis."""
         name = self.e.name(var)
         head = "#pragma unroll\n" if unroll else ""
         if var in self.kernel.reduce:
             head += self.reducing()
-        head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; ++{name})"
+        turn = f"++{name}" if step == 1 else f"{name} += {step}"
+        head += f"for ({self.int_type} {name} = {begin}; {name} < {end}; {turn})"
         self.e.open(head, {var: (name, 1)})
 
     def range(self, var: Var) -> tuple[str, str]:
