@@ -20,6 +20,7 @@ MAX_STEPS = 200_000
 _MAX_MET = 20_000
 _FEW = 3
 """Nodes that are not worth folding."""
+_NEAR = 8
 _FIXED = (ops.CONST, ops.IOTA)
 _NUMBERS = (bool, int, float, type(None))
 """Not those that a replay of `simplegrad.jit` makes anew."""
@@ -98,6 +99,15 @@ def _depth(steps: Sequence[_Step], first: int) -> int:
     for step in steps:
         depths.append(max([depths[i] for i in step[3]], default=0) + 1)
     return max(depths, default=0)
+
+
+def over_folded(node: Node) -> bool:
+    """Return whether a node is a folded stencil's result, or is made of one in a few steps."""
+    for _ in range(_NEAR):
+        if node.kind.op is ops.PART or not node.srcs:
+            break
+        node = node.srcs[0]
+    return node.kind.op is ops.PART and node.buffer is None
 
 
 def unfolded(nodes: Sequence[Node]) -> list[Node]:

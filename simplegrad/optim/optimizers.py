@@ -20,7 +20,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import ArgumentError, AutogradError, ShapeError, SimplegradError
 from simplegrad.graph.build import apply
 from simplegrad.graph.node import Node, Spec, make, scalar
-from simplegrad.graph.stencil import Table, sort_of
+from simplegrad.graph.stencil import Table, over_folded, sort_of
 from simplegrad.runtime import recording
 from simplegrad.runtime.donation import EXPLAINED, counts
 from simplegrad.runtime.realize import from_numpy, realize, to_numpy
@@ -228,7 +228,9 @@ class Optimizer:
         key = (form, *[sort_of(node) for node in leaves], g.tracks)
         stencil = _updates.find(key)
         if stencil is not None:
-            grow = stencil.fold if recording.may_fold(p.device) else stencil.stamp
+            # Where the sweep was not folded, its shapes are new: a plan is made of the plain graph.
+            fold = recording.may_fold(p.device) and over_folded(g)
+            grow = stencil.fold if fold else stencil.stamp
             new, *after = grow([*leaves, *numbers.all(p)], p.device)
             return new, tuple(after)
         new, made = self.update(p, g, state, numbers)

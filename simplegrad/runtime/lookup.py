@@ -8,12 +8,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from operator import attrgetter, is_
+from operator import attrgetter
 from time import perf_counter_ns
 from types import CodeType
 from typing import Any, NamedTuple
 
-from simplegrad import settings
+from simplegrad import ops, settings
 from simplegrad.compiler.generic import Family, Generic
 from simplegrad.compiler.generic import structure as shape_structure
 from simplegrad.compiler.pipeline import compile_graph
@@ -127,9 +127,9 @@ def _of_unfolded(
 
     Its operands and results stand at other places. None where nothing is folded.
     """
-    values = unfolded(kept)
-    if all(map(is_, values, kept)):
+    if not any(node.kind.op is ops.PIECE for node in order):
         return None
+    values = unfolded(kept)
     wanted = list(dict.fromkeys(values[: structure[-1]]))
     plain, own, ends = signature(wanted)
     if not set(values) <= set(ends):  # held values that only other results of a stencil read
@@ -146,10 +146,10 @@ def _of_unfolded(
             if node not in place:  # a constant that a program for all shapes has as an argument
                 place[node] = len(order) + len(inner)
                 inner.append(node)
-            slot = replace(slot, position=place[node])
+            slot = Slot(slot.role, place[node], slot.nbytes, slot.name)
         slots.append(slot)
     results = [base.results[ends.index(value)] for value in values]
-    plan = Plan(replace(base, slots=slots, results=results), device, binding=known.plan.binding)
+    plan = Plan(replace(base, slots=slots, results=results), device, like=known.plan)
     plan.inner = inner
     folded = Known(
         _key(device, structure), own, known.kinds, plan, known.bare, known.uses, next(_clock)

@@ -109,27 +109,24 @@ class _Layout:
 class Plan:
     """The launches of one `Program` on one device.
 
-    `like` is a plan of it for other shapes, `binding` that of a plan of it for the same values in
-    another order.
+    `like` is a plan of it for other shapes, or for a graph whose nodes stand in another order.
     """
 
-    def __init__(
-        self, program: Program, device: Device, like: Plan | None = None,
-        binding: Binding | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
         self.program, self.device = program, device
         lengths = [0 if s.role == "scalar" else s.nbytes for s in program.slots]
         classes = {length: device.size_class(length) for length in {*lengths}}
         size_of = [classes[length] for length in lengths]
         first_of: dict[int, int] = {}
         equal = tuple([first_of.setdefault(size, i) for i, size in enumerate(size_of)])
-        self._layouts: dict[tuple[int, ...], _Layout] = like._layouts if like else {}
-        """By which sizes are equal: per slot the first one of its size."""
-        layout = self._layouts.get(equal)
+        key = (equal, tuple([s.position for s in program.slots]), tuple(program.results))
+        self._layouts: dict[tuple[tuple[int, ...], ...], _Layout] = like._layouts if like else {}
+        """By which sizes are equal (per slot the first of its size), and by where things are."""
+        layout = self._layouts.get(key)
         if layout is None:
             if len(self._layouts) >= _MOST_LAYOUTS:
                 self._layouts.clear()
-            layout = self._layouts[equal] = _Layout(program, size_of)
+            layout = self._layouts[key] = _Layout(program, size_of)
         self.layout = layout
         self.leaves, self.scalars = layout.leaves, layout.scalars
         self.cells = [size_of[slot] for slot in layout.firsts]
@@ -137,7 +134,7 @@ class Plan:
         """(input, cell) by rising cell: the cell may begin as that input's buffer, if it dies."""
         self.mortal = [(self.leaves[i][1], self.cells[cell]) for i, cell in self.heirs]
         """Of each heir the input's place in the order, and the bytes of the cell."""
-        self.binding: Binding = binding or (like.binding if like else Binding(program, device))
+        self.binding: Binding = like.binding if like else Binding(program, device)
         # Sizes that differ from shape to shape follow all other arguments.
         self._extents = [
             (kernel, i, _SIZES[ctype](n))
