@@ -21,6 +21,7 @@ _MAX_MET = 20_000
 _FEW = 3
 """Nodes that are not worth folding."""
 _NEAR = 8
+"""Steps in which an update follows a gradient to where it was made."""
 _FIXED = (ops.CONST, ops.IOTA)
 _NUMBERS = (bool, int, float, type(None))
 """Not those that a replay of `simplegrad.jit` makes anew."""

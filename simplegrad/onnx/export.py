@@ -17,6 +17,7 @@ from simplegrad.dtypes import DType
 from simplegrad.errors import ModelError, ShapeError, UnsupportedOp
 from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node, leaf, topological
+from simplegrad.graph.stencil import unfolded
 from simplegrad.onnx import files
 from simplegrad.onnx.extents import Axes, Extents, Trace
 from simplegrad.onnx.tensors import NUMBERS
@@ -149,7 +150,8 @@ def _outputs(result: Any, names: Sequence[str] | None, inputs: Sequence[str]) ->
         raise ModelError(f"export: {len(names)} output names for {len(result)} outputs")
     if len({*inputs, *names}) < len(inputs) + len(names):
         raise ModelError(f"export: among the names {[*inputs, *names]} one stands twice")
-    return {name: as_tensor(r)._node for name, r in zip(names, result, strict=True)}
+    nodes = unfolded([as_tensor(r)._node for r in result])
+    return dict(zip(names, nodes, strict=True))
 
 
 def _plan(outputs: Sequence[Node], inputs: Sequence[Node]) -> tuple[list[Node], list[Node]]:

@@ -29,4 +29,4 @@ def run(
         node.device = device
     plan.run(order, dying=dying, into=kept)
     if recorded:
-        recording.ran(plan, order, kept)
+        recording.ran(plan, [*order, *plan.inner], kept)

@@ -20,7 +20,7 @@ def explain(nodes: Sequence[Node]) -> str:
     wanted = [n for n in dict.fromkeys(nodes) if n.buffer is None]
     if not wanted:
         return "nothing to run: every value is there already"
-    order, _, kept = signature(unfolded(wanted))
+    order, _, kept = signature(list(dict.fromkeys(unfolded(wanted))))
     device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
     if not device.runs_kernels:
         return f"{len(order)} operations, one by one on {device.name}"

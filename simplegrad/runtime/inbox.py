@@ -22,80 +22,102 @@ _OFTEN, _MOST_WAITING = 1 << 20, 4 << 20
 """Bytes after which the device is asked how far it has come, and after which it is waited for."""
 _MOST_FREE = 3 * _MOST_WAITING
 """More than can wait at a time, so that it all serves again."""
-_ALIGNED = 64
-"""Bytes: a cache line, and the longest vector."""
+_ALIGNED = 128
+"""Bytes: two cache lines, and the longest vector."""
 
 
 class Block:
     """Memory of the host with a buffer of the driver's over it; goes back to its inbox."""
 
-    __slots__ = ("__weakref__", "_inbox", "_memory", "_since", "nbytes", "raw")
+    __slots__ = ("__weakref__", "_inbox", "_memory", "_since", "counted", "nbytes", "raw")
 
-    def __init__(self, inbox: Inbox, memory: Any, raw: Any) -> None:
-        self._inbox, self._memory, self.raw, self.nbytes = inbox, memory, raw, memory.nbytes
-        self._since = inbox.enqueued()
+    def __init__(self, inbox: Inbox, memory: Any, raw: Any, since: int) -> None:
+        self.counted = False
+        """Whether the pool counts it as in use."""
+        self._inbox, self._memory, self.raw, self._since = inbox, memory, raw, since
+        self.nbytes = memory.nbytes
 
     def __del__(self) -> None:
-        self._inbox.take_back(self._memory, self.raw, self._since)
+        try:
+            self._inbox.take_back(self._memory, self.raw, self._since, self.counted)
+        except AttributeError:
+            return  # Ctrl-C came before __init__
 
 
 class Inbox:
-    """The blocks of one device, counted in its pool as held and in use while they live.
+    """The blocks of one device, counted in its pool; used under the device's lock.
 
-    `create` makes the driver's buffer over an array of bytes. `enqueued` counts the commands so
-    far, `done` those that are known to have ended; `look` asks for a later answer, and returns
-    whether it got one, which it waits for if told to.
+    `create` makes the driver's buffer over an array of bytes, and raises one of `failures` where it
+    cannot. `enqueued` counts the commands so far, `done` those that are known to have ended; `look`
+    asks for a later answer, and returns whether it got one, which it waits for if told to.
     """
 
     def __init__(
-        self, pool: Pool, create: Callable[[Any], Any], enqueued: Callable[[], int],
-        done: Callable[[], int], look: Callable[[bool], bool],
+        self, pool: Pool, create: Callable[[Any], Any], failures: tuple[type[BaseException], ...],
+        enqueued: Callable[[], int], done: Callable[[], int], look: Callable[[bool], bool],
     ) -> None:  # fmt: skip
-        self._pool, self._create = pool, create
-        self.enqueued, self._done, self._look = enqueued, done, look
+        self._pool, self._create, self._failures = pool, create, failures
+        self._enqueued, self._done, self._look = enqueued, done, look
         self._dead: deque[tuple[int, bool, Any, Any]] = deque()
         """Oldest first: the commands enqueued before a block died, and whether any since it was
         written; its memory, and the driver's buffer."""
         self._free: dict[int, list[tuple[Any, Any]]] = {}
         self._free_bytes = self._written = 0
 
-    def put(self, array: Any, dtype: Any) -> Block:
-        """Return a block with a copy of an array in a NumPy dtype; one caller at a time."""
+    def put(self, array: Any, dtype: Any) -> Block | None:
+        """Return a block with a copy of an array in a NumPy dtype; None where there is no room."""
         nbytes = array.size * dtype.itemsize
         size = size_class(nbytes)
         self._written += size
         if self._written > _OFTEN and self._look(self._written > _MOST_WAITING):
             self._written = 0
         if self._dead:
-            self._sort()
+            self.sort()
         free = self._free.get(size)
         if free:
-            memory, raw = free.pop()
+            found: tuple[Any, Any] | None = free.pop()
             self._free_bytes -= size
         else:
-            memory = _aligned(size)
-            raw = self._create(memory)
+            found = self._made(size)
+        if found is None:
+            return None
+        memory, raw = found
         np.copyto(memory[:nbytes].view(dtype).reshape(array.shape), array, casting="unsafe")
-        self._pool.count_in(size)
-        return Block(self, memory, raw)
+        block = Block(self, memory, raw, self._enqueued())
+        self._pool.count_in(block)
+        return block
 
-    def take_back(self, memory: Any, raw: Any, since: int) -> None:
-        """Take what a dead block held; waits for nothing, since it runs in finalizers."""
-        before = self.enqueued()
+    def _made(self, size: int) -> tuple[Any, Any] | None:
+        if not self._pool.has_room(size):
+            return None
+        try:
+            memory = np.empty(size + _ALIGNED, np.uint8)
+            first = -memory.ctypes.data % _ALIGNED
+            memory = memory[first : first + size]
+            raw = self._create(memory)
+        except self._failures:
+            return None
+        self._pool.hold(size)
+        return memory, raw
+
+    def take_back(self, memory: Any, raw: Any, since: int, counted: bool) -> None:
+        """Take what a dead block had; waits for nothing, since it runs in finalizers."""
+        before = self._enqueued()
         self._dead.append((before, before != since, memory, raw))
-        self._pool.count_out(memory.nbytes)
+        if counted:
+            self._pool.count_out(memory.nbytes)
 
-    def _sort(self) -> None:
-        """Let memory be free that no command can read any more."""
+    def sort(self, most_free: int = _MOST_FREE) -> None:
+        """Let memory be free that no command can read any more; keep so many free bytes."""
         done, dead = self._done(), self._dead
         while dead and (dead[0][0] <= done or not dead[0][1]):
             _, _, memory, raw = dead.popleft()
-            if self._free_bytes < _MOST_FREE:
-                self._free.setdefault(memory.nbytes, []).append((memory, raw))
-                self._free_bytes += memory.nbytes
-
-
-def _aligned(nbytes: int) -> Any:
-    memory = np.empty(nbytes + _ALIGNED, np.uint8)
-    first = -memory.ctypes.data % _ALIGNED
-    return memory[first : first + nbytes]
+            self._free.setdefault(memory.nbytes, []).append((memory, raw))
+            self._free_bytes += memory.nbytes
+        sizes = self._free.items() if self._free_bytes > most_free else ()
+        for size, own in sizes:
+            while own and self._free_bytes > most_free:
+                _, raw = own.pop()
+                raw.release()  # a plan that read it last still names it
+                self._free_bytes -= size
+                self._pool.hold(-size)

@@ -149,11 +149,12 @@ def _of_unfolded(
             slot = Slot(slot.role, place[node], slot.nbytes, slot.name)
         slots.append(slot)
     results = [base.results[ends.index(value)] for value in values]
-    plan = Plan(replace(base, slots=slots, results=results), device, like=known.plan)
+    _, edges, held, _ = structure
+    form = (edges, held, tuple([len(n.srcs) if n.buffer is None else 0 for n in order]))
+    program = replace(base, slots=slots, results=results)
+    plan = Plan(program, device, like=known.plan, form=form)
     plan.inner = inner
-    folded = Known(
-        _key(device, structure), own, known.kinds, plan, known.bare, known.uses, next(_clock)
-    )
+    folded = Known(_key(device, structure), own, known.kinds, plan, known.bare, used=next(_clock))
     if made and last.miss is not None:
         last.miss = replace(last.miss, known=folded)
     _remember(folded)

@@ -123,8 +123,11 @@ class OpenCLDevice(Device):
             self._create, self.queue.finish, failures, self._cap, self.limits.max_alloc_bytes
         )
         self._inbox = Inbox(
-            self.pool, self._over, lambda: self._enqueued, lambda: self._done, self._look
+            self.pool, self._over, failures, lambda: self._enqueued, lambda: self._done, self._look
         )
+        self.pool.spare = self._spare
+        # Kernels may read the host's memory to their end, which is not Python's.
+        weakref.finalize(self, _finish, self.queue, self._process)
         if hasattr(os, "register_at_fork"):
             _watch_forks(self)
 
@@ -202,9 +205,13 @@ class OpenCLDevice(Device):
         if self.limits.host_memory and 0 < array.size * dtype.itemsize <= inbox.MOST_BYTES:
             narrow = dtype is dtypes.bfloat16
             with self.lock:
-                if narrow:
-                    return self._inbox.put(to_storage(array, dtype), np.dtype(np.uint16))
-                return self._inbox.put(array, dtype.numpy)
+                block = (
+                    self._inbox.put(to_storage(array, dtype), np.dtype(np.uint16))
+                    if narrow
+                    else self._inbox.put(array, dtype.numpy)
+                )
+            if block is not None:
+                return block
         stored = np.atleast_1d(to_storage(array, dtype))
         buffer = self.allocate(stored.nbytes)
         shared = stored is array or np.may_share_memory(stored, array)
@@ -301,6 +308,8 @@ class OpenCLDevice(Device):
     def memory_stats(self) -> dict[str, int]:
         """Return ``in_use_bytes``, ``held_bytes`` and ``peak_bytes``."""
         self.unmap()
+        with self.lock:
+            self._inbox.sort()
         pool = self.pool
         return {
             "in_use_bytes": pool.in_use_bytes,
@@ -324,8 +333,9 @@ class OpenCLDevice(Device):
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
     ) -> None:
         """Enqueue a kernel whose arguments are set."""
-        self._enqueued += 1
-        self._enqueue(self.queue, kernel, global_size, local_size)
+        with self.lock:
+            self._enqueued += 1
+            self._enqueue(self.queue, kernel, global_size, local_size)
 
     def launch_all(
         self, kernels: Sequence[Any], global_sizes: Sequence[Any], local_sizes: Sequence[Any],
@@ -366,6 +376,13 @@ class OpenCLDevice(Device):
         """Take note that so many commands, the first ones, have ended."""
         with self.lock:
             self._done = max(self._done, commands)
+            self._inbox.sort()
+
+    def _spare(self) -> None:
+        """Give the inbox's free memory back."""
+        self.synchronize()
+        with self.lock:
+            self._inbox.sort(0)
 
     def launch_timed(
         self, kernel: Any, global_size: tuple[int, ...], local_size: tuple[int, ...] | None
@@ -381,7 +398,8 @@ class OpenCLDevice(Device):
 
     def synchronize(self) -> None:
         """Wait until everything enqueued is done."""
-        before = self._enqueued
+        with self.lock:  # nobody is between counting and enqueuing
+            before = self._enqueued
         self.queue.finish()
         self._ended(before)
 
@@ -407,6 +425,11 @@ _REFUSED_AFTER_FORK = (
     "adopt", "allocate", "allocate_all", "borrow", "compile", "compile_all", "from_host", "launch",
     "launch_all", "launch_timed", "share", "synchronize", "to_host",
 )  # fmt: skip
+
+
+def _finish(queue: Any, process: int) -> None:
+    if process == os.getpid():
+        queue.finish()
 
 
 def _watch_forks(device: OpenCLDevice) -> None:

@@ -109,19 +109,22 @@ class _Layout:
 class Plan:
     """The launches of one `Program` on one device.
 
-    `like` is a plan of it for other shapes, or for a graph whose nodes stand in another order.
+    `like` is a plan of it for other shapes, or for a graph of another form, whose nodes stand at
+    other places: `form` tells it from others.
     """
 
-    def __init__(self, program: Program, device: Device, like: Plan | None = None) -> None:
+    def __init__(
+        self, program: Program, device: Device, like: Plan | None = None, form: Any = None
+    ) -> None:
         self.program, self.device = program, device
         lengths = [0 if s.role == "scalar" else s.nbytes for s in program.slots]
         classes = {length: device.size_class(length) for length in {*lengths}}
         size_of = [classes[length] for length in lengths]
         first_of: dict[int, int] = {}
         equal = tuple([first_of.setdefault(size, i) for i, size in enumerate(size_of)])
-        key = (equal, tuple([s.position for s in program.slots]), tuple(program.results))
-        self._layouts: dict[tuple[tuple[int, ...], ...], _Layout] = like._layouts if like else {}
-        """By which sizes are equal (per slot the first of its size), and by where things are."""
+        key = (equal, form)
+        self._layouts: dict[Any, _Layout] = like._layouts if like else {}
+        """By which sizes are equal (per slot the first one of its size), and by form."""
         layout = self._layouts.get(key)
         if layout is None:
             if len(self._layouts) >= _MOST_LAYOUTS:

@@ -78,6 +78,8 @@ class Pool:
         """What `borrow` gave and `restore` has not taken back."""
         self._lock = threading.RLock()
         self.held_bytes = self._used = self.peak_bytes = 0
+        self.spare: Callable[[], None] = lambda: None
+        """Lets go of free memory that lives elsewhere, before `OutOfMemory`."""
 
     @property
     def in_use_bytes(self) -> int:
@@ -153,24 +155,40 @@ class Pool:
                 del lent[-1]
             self._bound()
 
-    def count_in(self, nbytes: int) -> None:
-        """Count memory that lives elsewhere as held and in use."""
+    # Memory that lives elsewhere (`runtime.inbox`) --------------------------------------------
+
+    def has_room(self, nbytes: int) -> bool:
+        """Return whether the cap leaves room for so many bytes more."""
+        cap = self._cap()
+        return not cap or self.held_bytes + nbytes <= cap
+
+    def hold(self, nbytes: int) -> None:
+        """Count memory that lives elsewhere as held; negative: no more."""
+        with self._lock:
+            self.held_bytes += nbytes
+
+    def count_in(self, block: Any) -> None:
+        """Count held memory that lives elsewhere as in use."""
         with self._lock:
             if self._dead:
                 self._settle()
-            self.held_bytes += nbytes
-            self._used += nbytes
-            self.peak_bytes = max(self.peak_bytes, self._used)
+            self._used += block.nbytes
+            block.counted = True
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
 
     def count_out(self, nbytes: int) -> None:
         """Count memory that `count_in` was told of no more; waits for nothing."""
         self._dead.append((None, nbytes))
+
+    # Taking and giving back -------------------------------------------------------------------
 
     def _take_or_trim(self, size: int) -> tuple[Any, int]:
         try:
             return self._take(size)
         except OutOfMemory:
             gc.collect()  # outside the lock: it runs finalizers, which may wait for other locks
+            self.spare()
             self.trim()
             return self._take(size)
 
@@ -239,9 +257,7 @@ class Pool:
         """Sort the memory of dead buffers into the free lists; the lock is held."""
         while self._dead:
             raw, size = self._dead[0]
-            if raw is None:
-                self.held_bytes -= size
-            else:
+            if raw is not None:
                 own = self._free.setdefault(size, [])
                 own += [raw]
             self._used -= size

@@ -185,9 +185,10 @@ def _run(cl: Any, raw: Any, context: Any, queue: Any, names: Sequence[str]) -> d
 
 
 _ADDRESSES = """
-__kernel void probe_addresses(__global ulong *y, __global const char *a, __global const char *b) {
+__kernel void probe_addresses(__global ulong *y, __global const char *a, __global const float *b) {
   y[0] = (ulong)a;
   y[1] = (ulong)b;
+  y[2] += (ulong)b[0];
 }
 """
 
@@ -196,29 +197,31 @@ def _shares_memory(cl: Any, context: Any, queue: Any) -> bool:
     """Whether a kernel has the host's addresses: of a mapped buffer, and of an array's memory.
 
     The array starts at an address that is a multiple of 4 bytes and no more, and it is long: short
-    ones Intel's runtime uses where they stand, whatever it does with others.
+    ones Intel's runtime uses where they stand, whatever it does with others. What the host writes
+    there between two kernels, the second one has to see.
     """
     flags = cl.mem_flags
     array = np.zeros((1 << 18) + 1, np.float32)[1:]
-    addresses = np.zeros(2, np.uint64)
+    seen = np.zeros(3, np.uint64)
     try:
         with quiet(cl):
             program = builtins.build(cl, context, _ADDRESSES)
         kernel = cl.Kernel(program, "probe_addresses")
         own = cl.Buffer(context, flags.READ_WRITE, 4096)
         theirs = cl.Buffer(context, flags.READ_WRITE | flags.USE_HOST_PTR, hostbuf=array)
-        y = cl.Buffer(context, flags.READ_WRITE, addresses.nbytes)
+        y = cl.Buffer(context, flags.READ_WRITE | flags.COPY_HOST_PTR, hostbuf=seen)
         for i, buffer in enumerate((y, own, theirs)):
             kernel.set_arg(i, buffer)
-        cl.enqueue_nd_range_kernel(queue, kernel, (1,), (1,))
-        cl.enqueue_copy(queue, addresses, y, is_blocking=True)
+        for number in (3, 5):
+            array[0] = number
+            cl.enqueue_nd_range_kernel(queue, kernel, (1,), (1,))
+            cl.enqueue_copy(queue, seen, y, is_blocking=True)
         mapped, _ = cl.enqueue_map_buffer(
             queue, own, cl.map_flags.READ, 0, (4096,), np.uint8, is_blocking=True
         )
     except cl.Error:
         return False
-    seen: list[int] = addresses.tolist()
-    return seen == [mapped.ctypes.data, array.ctypes.data]
+    return bool(seen.tolist() == [mapped.ctypes.data, array.ctypes.data, 8])
 
 
 _AVX512 = (

@@ -64,7 +64,7 @@ def active() -> bool:
 
 
 def may_fold(device: Any) -> bool:
-    """Return whether graphs of a device may hold folded stencils: only plans look into them."""
+    """Return whether graphs of a device may hold folded stencils: plans unfold them."""
     return _open.recording is None and device is not None and device.runs_kernels
 
 

@@ -22,6 +22,7 @@ from simplegrad.graph.node import Node, make, topological
 from simplegrad.runtime import realize as execution
 from simplegrad.tensor.composites import Composites
 from simplegrad.tensor.core import _MAX_UNREAD, Core, common, detached, host_node, same_device, wrap
+from simplegrad.tensor.modes import mode
 
 if TYPE_CHECKING:
     from simplegrad.tensor.tensor import Tensor
@@ -100,8 +101,9 @@ class Differentiation(Composites):
                 "was made from untracked data, in no_grad(), by detach(), or by an operation "
                 "without a gradient"
             )
-        known = _ids([root]) if flag("backward: create_graph", create_graph) else None
-        found = rules.backward(root, _seed("backward", root, seed), fold=known is None)
+        start = _seed("backward", root, seed)
+        known = _ids([root, start]) if flag("backward: create_graph", create_graph) else None
+        found = rules.backward(root, start, fold=known is None and not mode.lazy)
         if known is not None:
             track([g for _, g in found], known)
         if not found:

@@ -151,6 +151,45 @@ def test_values_that_only_another_result_reads_are_computed_along(one_cl_device:
         np.testing.assert_allclose(y.grad.numpy(), 2 * np.tanh(X) * np.exp(X + 1) ** 2, rtol=1e-4)
 
 
+def test_plans_of_two_forms_share_no_counts(one_cl_device: Any) -> None:
+    """The plain graph's leaves may stand where the folded one's do, and yet its nodes do not."""
+    data = np.random.default_rng(0).random(1000).astype(np.float32)
+    for _ in range(5):
+        x = Tensor(data)
+        x.exp().exp().sum().backward()
+        want = np.exp(np.exp(data)) * np.exp(data) + data
+        np.testing.assert_allclose((x.grad + Tensor(data)).numpy(), want, rtol=1e-4)
+
+
+def test_a_pending_gradient_as_a_seed_is_a_number(one_cl_device: Any) -> None:
+    """Whether the sweep that it comes from was folded or not."""
+    found = []
+    for _ in range(4):
+        x = Tensor(X)
+        x.exp().exp().sum().backward()
+        seed, x.grad = x.grad, None
+        x.sin().backward(seed, create_graph=True)
+        gradient, x.grad = x.grad, None
+        (gradient * gradient).sum().backward()
+        found.append(x.grad.numpy())
+    for later in found[1:]:
+        np.testing.assert_allclose(later, found[0], rtol=1e-5)
+
+
+def test_nothing_is_folded_where_functions_are_traced(one_cl_device: Any, tmp_path: Any) -> None:
+    onnx = pytest.importorskip("simplegrad.onnx", reason="the package onnx is missing")
+    p = Tensor(X[0])
+
+    def slope(x: Any) -> Any:
+        p.grad = None
+        (p * x).exp().exp().sin().sum().backward()
+        return p.grad
+
+    for _ in range(4):
+        slope(Tensor(X[1])).numpy()
+        onnx.export(slope, (Tensor(X[1]),), tmp_path / "slope.onnx")
+
+
 def test_constants_that_vary_with_shapes_may_be_folded(one_cl_device: Any) -> None:
     """A program for all shapes has them as arguments."""
     for n in (4, 4, 4, 7, 7, 7, 9, 9, 9, 4, 7):

@@ -6,6 +6,8 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -154,6 +156,49 @@ def test_memory_for_host_data_is_bounded(cl_device: Any, monkeypatch: pytest.Mon
     before = cl_device.memory_stats()["in_use_bytes"]
     del buffer
     assert cl_device.memory_stats()["in_use_bytes"] == before - 81_920
+
+
+def test_the_cap_holds_for_host_data(cl_device: Any) -> None:
+    def fill() -> None:
+        while len(kept) < 20:
+            kept.append(cl_device.from_host(np.ones(1 << 18, np.float32), dtypes.float32))
+
+    kept: list[Any] = []
+    gc.collect()
+    cap = cl_device.memory_stats()["in_use_bytes"] + (4 << 20)
+    with settings.override(memory_cap=cap), pytest.raises(OutOfMemory):
+        fill()
+    assert len(kept) >= 3
+
+
+def test_memory_of_dead_host_data_is_given_back(cl_device: Any) -> None:
+    gc.collect()
+    cl_device.synchronize()
+    before = cl_device.memory_stats()["held_bytes"]
+    kept = [cl_device.from_host(np.ones(1 << 18, np.float32), dtypes.float32) for _ in range(60)]
+    assert cl_device.memory_stats()["held_bytes"] >= before + (40 << 20)
+    del kept
+    cl_device.synchronize()
+    assert cl_device.memory_stats()["held_bytes"] <= before + (16 << 20)
+    cl_device.pool.spare()
+    assert cl_device.memory_stats()["held_bytes"] <= before
+
+
+EXIT = """
+import numpy as np, simplegrad as sg
+from simplegrad import Tensor
+x = Tensor(np.ones((500, 500), np.float32), requires_grad=False)
+for i in range(20):
+    z = Tensor(np.full((500, 500), i, np.float32), requires_grad=False)
+    for _ in range(20):
+        z = (z.sin() + x).exp().sin()
+    z.realize()
+"""
+
+
+def test_a_process_may_end_while_kernels_read_its_memory(cl_device: Any) -> None:
+    environment = {**os.environ, "SIMPLEGRAD_DEVICE": cl_device.name}
+    subprocess.run([sys.executable, "-c", EXIT], env=environment, check=True, timeout=300)
 
 
 def test_threads_share_a_device(cl_device: Any) -> None:
