@@ -122,9 +122,9 @@ class Plan:
         size_of = [classes[length] for length in lengths]
         first_of: dict[int, int] = {}
         equal = tuple([first_of.setdefault(size, i) for i, size in enumerate(size_of)])
-        key = (equal, form)
+        key = (equal, form, tuple([s.position for s in program.slots]), tuple(program.results))
         self._layouts: dict[Any, _Layout] = like._layouts if like else {}
-        """By which sizes are equal (per slot the first one of its size), and by form."""
+        """By which sizes are equal (per slot the first of its size), by form, and by places."""
         layout = self._layouts.get(key)
         if layout is None:
             if len(self._layouts) >= _MOST_LAYOUTS:

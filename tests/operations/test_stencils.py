@@ -161,6 +161,15 @@ def test_plans_of_two_forms_share_no_counts(one_cl_device: Any) -> None:
         np.testing.assert_allclose((x.grad + Tensor(data)).numpy(), want, rtol=1e-4)
 
 
+def test_results_that_differ_by_places_alone_are_told_apart(one_cl_device: Any) -> None:
+    """The gradients of a maximum are one program over operands that change places."""
+    for _ in range(4):
+        x, y = Tensor([1.0, 2.0, 3.0]), Tensor([1.0, 5.0, 0.0])
+        x.maximum(y).sum().backward()
+        assert x.grad.tolist() == [0.5, 0, 1]
+        assert y.grad.tolist() == [0.5, 1, 0]
+
+
 def test_a_pending_gradient_as_a_seed_is_a_number(one_cl_device: Any) -> None:
     """Whether the sweep that it comes from was folded or not."""
     found = []

@@ -32,7 +32,7 @@ from simplegrad.graph.infer import size_of
 from simplegrad.graph.node import Node, leaf
 
 _MOST_PARTS = 256
-_PART = 1 << 13
+_PART = 1 << 12
 """Elements of a part of a sum to one number, so short that rounding stays at that of pairwise
 sums: a lane adds some hundred numbers."""
 _NEIGHBOURS = 64
