@@ -29,17 +29,22 @@ _ALIGNED = 128
 class Block:
     """Memory of the host with a buffer of the driver's over it; goes back to its inbox."""
 
-    __slots__ = ("__weakref__", "_inbox", "_memory", "_since", "counted", "nbytes", "raw")
+    __slots__ = ("__weakref__", "_inbox", "counted", "memory", "nbytes", "raw", "since")
 
-    def __init__(self, inbox: Inbox, memory: Any, raw: Any, since: int) -> None:
+    def __init__(self, inbox: Inbox, nbytes: int) -> None:
+        self.memory: Any = None
+        self.raw: Any = None
+        """An array of bytes, and the driver's buffer over it, put here by the inbox."""
+        self.since = -1
+        """The commands that were enqueued before it was written; unknown: -1."""
         self.counted = False
         """Whether the pool counts it as in use."""
-        self._inbox, self._memory, self.raw, self._since = inbox, memory, raw, since
-        self.nbytes = memory.nbytes
+        self.nbytes, self._inbox = nbytes, inbox
 
     def __del__(self) -> None:
         try:
-            self._inbox.take_back(self._memory, self.raw, self._since, self.counted)
+            if self.memory is not None:
+                self._inbox.take_back(self.memory, self.raw, self.since, self.counted)
         except AttributeError:
             return  # Ctrl-C came before __init__
 
@@ -74,31 +79,34 @@ class Inbox:
         if self._dead:
             self.sort()
         free = self._free.get(size)
+        block = Block(self, size)
         if free:
-            found: tuple[Any, Any] | None = free.pop()
+            block.memory, block.raw = free[-1]
+            del free[-1]
             self._free_bytes -= size
-        else:
-            found = self._made(size)
-        if found is None:
+        elif not self._make(block):
             return None
-        memory, raw = found
-        np.copyto(memory[:nbytes].view(dtype).reshape(array.shape), array, casting="unsafe")
-        block = Block(self, memory, raw, self._enqueued())
+        kept = block.memory[:nbytes].view(dtype).reshape(array.shape)
+        np.copyto(kept, array, casting="unsafe")
+        block.since = self._enqueued()
         self._pool.count_in(block)
         return block
 
-    def _made(self, size: int) -> tuple[Any, Any] | None:
+    def _make(self, block: Block) -> bool:
+        """Give a block memory; return whether there is room."""
+        size = block.nbytes
         if not self._pool.has_room(size):
-            return None
+            return False
         try:
             memory = np.empty(size + _ALIGNED, np.uint8)
             first = -memory.ctypes.data % _ALIGNED
             memory = memory[first : first + size]
             raw = self._create(memory)
         except self._failures:
-            return None
+            return False
         self._pool.hold(size)
-        return memory, raw
+        block.memory, block.raw = memory, raw
+        return True
 
     def take_back(self, memory: Any, raw: Any, since: int, counted: bool) -> None:
         """Take what a dead block had; waits for nothing, since it runs in finalizers."""

@@ -90,9 +90,7 @@ class Pool:
 
     def allocate(self, nbytes: int) -> Buffer:
         """Return a buffer of at least `nbytes`; raises `OutOfMemory` after trim and retry."""
-        buffer = Buffer(0, self)
-        buffer.raw, buffer.nbytes = self._take_or_trim(self.size_class(nbytes))
-        return buffer
+        return self._take_or_trim(self.size_class(nbytes))
 
     def size_class(self, nbytes: int) -> int:
         """Return the bytes that a buffer of `nbytes` takes: its class, or the driver's largest."""
@@ -141,7 +139,9 @@ class Pool:
             if self._used > self.peak_bytes:
                 self.peak_bytes = self._used
         for size in sizes[len(lent) :]:
-            lent += [self._take_or_trim(size)]
+            buffer = self._take_or_trim(size)
+            lent += [(buffer.raw, buffer.nbytes)]
+            buffer.raw = None
         return [raw for raw, _ in lent]
 
     def restore(self) -> None:
@@ -183,7 +183,7 @@ class Pool:
 
     # Taking and giving back -------------------------------------------------------------------
 
-    def _take_or_trim(self, size: int) -> tuple[Any, int]:
+    def _take_or_trim(self, size: int) -> Buffer:
         try:
             return self._take(size)
         except OutOfMemory:
@@ -192,8 +192,9 @@ class Pool:
             self.trim()
             return self._take(size)
 
-    def _take(self, size: int) -> tuple[Any, int]:
-        """Return memory of `size` bytes or somewhat more, and how many."""
+    def _take(self, size: int) -> Buffer:
+        """Return a buffer of `size` bytes or somewhat more."""
+        buffer = Buffer(0, self)  # owns its memory before the lock opens, where Ctrl-C may come
         with self._lock:
             if self._dead:
                 self._settle()
@@ -204,14 +205,16 @@ class Pool:
                         size = larger
                         break
             if free:
-                raw = free[-1]
+                buffer.raw = free[-1]
                 del free[-1]
             else:
-                raw = self._new(size)
-            in_use = self._used = self._used + size
-            if in_use > self.peak_bytes:
-                self.peak_bytes = in_use
-        return raw, size
+                buffer.raw = self._new(size)
+                self.held_bytes += size
+            buffer.nbytes = size
+            self._used += size
+            if self._used > self.peak_bytes:
+                self.peak_bytes = self._used
+        return buffer
 
     def _new(self, size: int) -> Any:
         cap = self._cap()
@@ -220,11 +223,9 @@ class Pool:
             if self.held_bytes + size > cap:
                 raise self._full(size)
         try:
-            raw = self._create(size)
+            return self._create(size)
         except self._failures as error:
             raise self._full(size) from error
-        self.held_bytes += size
-        return raw
 
     def _full(self, size: int) -> OutOfMemory:
         free = self.held_bytes - self._used

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dis
 import gc
+import sys
 import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -235,3 +238,53 @@ def test_out_of_memory_on_a_device_loses_nothing(one_cl_device: Any) -> None:
     np.testing.assert_array_equal(y.numpy(), np.ones((1000, 1000)))  # the graph is still whole
     with pytest.raises(MemoryError):
         sg.ones((1 << 40,)).realize()
+
+
+_LOOKS = {dis.opmap[name] for name in ("CALL", "RESUME", "JUMP_BACKWARD") if name in dis.opmap}
+"""After these Python runs the handlers of signals."""
+
+
+class _Interrupt:
+    """Raises what Ctrl-C does at the n-th place of the pool's code where Python looks for it."""
+
+    def __init__(self, n: int) -> None:
+        self.left, self.before = n, -1
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename != pools.__file__ or frame.f_code.co_name == "__del__":
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            before, self.before = self.before, frame.f_code.co_code[frame.f_lasti]
+            self.left -= before in _LOOKS
+            if not self.left:
+                raise KeyboardInterrupt
+        return self
+
+
+@pytest.mark.skipif(not _LOOKS, reason="this Python has other instructions")
+def test_ctrl_c_anywhere_loses_no_memory() -> None:
+    pool = Driver(1 << 24).pool()
+    sizes, tracer = [256, 512, 256], sys.gettrace()
+    for n in range(1, 1000):
+        interrupt = _Interrupt(n)
+        held: Any = None
+        try:
+            sys.settrace(interrupt)
+            held = pool.allocate(1000), pool.allocate_all(sizes)
+            pool.borrow(sizes)
+            pool.restore()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(tracer)
+        del held
+        pool.borrow(())
+        pool.restore()
+        assert pool.in_use_bytes == 0
+        assert pool.held_bytes == sum(size * len(raws) for size, raws in pool._free.items())
+        if n % 2:
+            pool.trim()  # the next goes to the driver
+        if interrupt.left > 0:
+            break
+    assert 50 < n < 999
