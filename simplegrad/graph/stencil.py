@@ -7,7 +7,7 @@ recorded when it is met again, and stamped from then on.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from operator import is_
 from types import CodeType
 from typing import Any
@@ -38,15 +38,18 @@ class Stencil:
     inputs, and one for each result, stand for all until `unfolded` makes the others.
     """
 
-    __slots__ = ("_depth", "_first", "_parts", "_piece", "_used", "results", "steps")
+    __slots__ = ("_depth", "_less", "_parts", "_piece", "_specs", "_used", "left", "results", "steps")
 
     def __init__(
-        self, steps: Sequence[_Step], results: Sequence[int], specs: Sequence[Spec]
-    ) -> None:
-        """`specs` are of the inputs."""
-        self.steps, self.results = tuple(steps), tuple(results)
-        first = self._first = len(specs)
-        self._used = sorted({i for step in steps for i in step[3] if i < first})
+        self, steps: Sequence[_Step], results: Sequence[int], specs: Sequence[Spec],
+        left: frozenset[int] | None = None,
+    ) -> None:  # fmt: skip
+        """`specs` are of the inputs; `left` are the results that can be asked for (None: all)."""
+        self.steps, self.results, self._specs = tuple(steps), tuple(results), tuple(specs)
+        first = len(specs)
+        self.left = frozenset(range(len(results))) if left is None else left
+        self._used = self._below(self.left)
+        self._less: dict[frozenset[int], Stencil] = {}
         self._depth = _depth(steps, first)
         self._piece: Kind | None = None
         self._parts: list[Kind] = []
@@ -88,10 +91,36 @@ class Stencil:
 
     def unfold(self, piece: Node, operands: Sequence[Node]) -> list[Node]:
         """Return the results of a folded stencil over its operands."""
-        inputs = [piece] * self._first  # whatever stands where no step looks
+        inputs = [piece] * len(self._specs)  # whatever stands where nothing asked for looks
         for i, operand in zip(self._used, operands, strict=True):
             inputs[i] = operand
         return self.stamp(inputs, piece.device)
+
+    def _below(self, results: Iterable[int]) -> list[int]:
+        """Return which inputs some results, by number, are made of."""
+        first, wanted = len(self._specs), [self.results[i] for i in results]
+        met = set(wanted)
+        for place in wanted:  # which grows
+            new = {*self.steps[place - first][3]} - met if place >= first else ()
+            met.update(new)
+            wanted += new
+        return sorted([place for place in met if place < first])
+
+    def operands(self, piece: Node, results: Iterable[int]) -> list[Node]:
+        """Return those operands of a folded node that some of its results are made of."""
+        below = {*self._below(results)}
+        return [node for i, node in zip(self._used, piece.srcs, strict=True) if i in below]
+
+    def narrow(self, piece: Node, left: frozenset[int]) -> None:
+        """Let a folded node go of the operands of all results but `left`, which nobody can ask for.
+
+        They may be written over then.
+        """
+        less = self._less.get(left)
+        if less is None:
+            less = self._less[left] = Stencil(self.steps, self.results, self._specs, left)
+        if less._piece is not None:
+            piece.kind, piece.srcs = less._piece, tuple(self.operands(piece, left))
 
 
 def _depth(steps: Sequence[_Step], first: int) -> int:

@@ -20,13 +20,16 @@ def run(
     plan = plan_of(order, key, kept, device)
     recorded = recording.active()
     dying: Sequence[int] = ()
+    narrow: Sequence[tuple[int, frozenset[int]]] = ()
     if plan.mortal and not recorded:
         watch = plan.layout.watch
         if watch is None:
             watch = plan.layout.watch = Watch(order, kept, plan.mortal)
-        dying = watch.dying(order, kept, plan.mortal, given)
+        dying, narrow = watch.dying(order, kept, plan.mortal, given)
     for node in kept:
         node.device = device
     plan.run(order, dying=dying, into=kept)
+    for place, left in narrow:
+        order[place].kind.arg.narrow(order[place], left)
     if recorded:
         recording.ran(plan, [*order, *plan.inner], kept)

@@ -10,18 +10,21 @@ by comparing the counts of the nodes and of the buffer with those that the graph
                        could compute it again, and reads the nearest values below then
     a node that keeps  its value needs no operands any more, unless gradients of a live leaf flow
     its value          through it: they read the operands on their way
+    a folded stencil   reads what those of its results are made of that are held elsewhere, or are
+                       not in the graph; it lets go of its other operands, should any die
 
 Anything unknown makes a count larger, and nothing is written over then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
 from operator import attrgetter, gt, itemgetter
 from sys import getrefcount
 from typing import Any
 
+from simplegrad import ops
 from simplegrad.graph.node import Node
 from simplegrad.graph.prune import live_leaf
 from simplegrad.runtime.inbox import Block
@@ -69,17 +72,18 @@ class Watch:
         self._input_places = [place for place, _ in inputs]
         self._inputs = _getter(self._input_places)
         self._alone = [EXPLAINED + uses[place] for place in self._input_places]
-        self._known: dict[tuple[Any, ...], frozenset[int]] = {}
-        """By who names nodes in between from outside, and what leads to live leaves: `_read`."""
+        self._known: dict[tuple[Any, ...], _Later] = {}
+        """By who names nodes in between from outside, and what leads to live leaves: `_later`."""
 
     def dying(
         self, order: Sequence[Node], kept: Sequence[Node], inputs: Sequence[tuple[int, int]],
         given: Collection[Node] = (),
-    ) -> list[int]:  # fmt: skip
+    ) -> tuple[list[int], Sequence[tuple[int, frozenset[int]]]]:  # fmt: skip
         """Return the numbers of those `inputs` whose buffer nobody reads after this plan.
 
         Their places are those that this was made with. `given` holds nodes that one owner besides
-        the graph will let go.
+        the graph will let go. With them go the places of folded stencils that are to be narrowed
+        once the plan has run, and to which results.
         """
         nodes = self._inputs(order)
         buffers = list(map(_BUFFER, nodes))
@@ -96,14 +100,16 @@ class Watch:
             ):
                 found.append(i)
         if not found:
-            return []
+            return [], ()
         more = map(gt, counts(self._between(order)), self._explained)
-        read = self._read(order, kept, tuple(compress(self._places, more)))
-        return [i for i in found if self._input_places[i] not in read] if read else found
+        read, narrow = self._later(order, kept, tuple(compress(self._places, more)))
+        if read:
+            found = [i for i in found if self._input_places[i] not in read]
+        return found, narrow if found else ()
 
-    def _read(
+    def _later(
         self, order: Sequence[Node], kept: Sequence[Node], outside: tuple[int, ...]
-    ) -> frozenset[int]:
+    ) -> _Later:
         """Return the places whose value may be asked for later; loops ask the same every time."""
         tracks = tuple(map(_TRACKS, order))
         leaves: tuple[int, ...] = ()
@@ -116,12 +122,17 @@ class Watch:
         if found is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            read = _read_later([order[i] for i in outside], kept)
-            found = frozenset([i for i, n in enumerate(order) if n in read])
-            self._known[key] = found
+            absent = _absent(order)
+            read, left = _read_later([order[i] for i in outside], kept, absent)
+            places = frozenset([i for i, n in enumerate(order) if n in read])
+            narrow = [(i, frozenset(left[n])) for i, n in enumerate(order) if n in left]
+            found = self._known[key] = (places, narrow)
         return found
 
 
+_Later = tuple[frozenset[int], Sequence[tuple[int, frozenset[int]]]]
+"""Places whose value may be asked for later; those of folded stencils, and their results that may.
+"""
 _MOST_KNOWN = 16
 _BUFFER, _LEAF, _TRACKS = attrgetter("buffer"), attrgetter("leaf"), attrgetter("tracks")
 
@@ -132,18 +143,32 @@ def _getter(places: list[int]) -> Any:
     return lambda order: [order[i] for i in places]
 
 
-def _read_later(outside: Sequence[Node], kept: Sequence[Node]) -> set[Node]:
+def _absent(order: Sequence[Node]) -> dict[Node, set[int]]:
+    """Return the folded stencils of a graph, and which of their results are not in it."""
+    found = {n: {*n.kind.arg.left} for n in order if n.kind.op is ops.PIECE}
+    for node in order:
+        if node.kind.op is ops.PART and node.buffer is None:
+            found[node.srcs[0]].discard(node.kind.arg)
+    return found
+
+
+def _read_later(
+    outside: Sequence[Node], kept: Sequence[Node], absent: Mapping[Node, set[int]]
+) -> tuple[set[Node], dict[Node, set[int]]]:
     """Return the nodes whose value may be asked for once the `kept` ones have theirs.
 
     What is `outside`, named by other graphs, can be computed again from the nearest values below.
     A gradient asks for the operands of all nodes between where it begins and a live leaf; past a
-    value of an earlier plan, nothing reads an input that only this graph names.
+    value of an earlier plan, nothing reads an input that only this graph names. Of a folded stencil
+    those results can be asked for that are `absent` here, and those that are among what is read;
+    they are returned, too.
     """
     useless: set[Node] = set()
     begins = [n for n in (*kept, *outside) if n.tracks and live_leaf(n, useless) is not None]
     if not begins and not outside:
-        return set()
+        return set(), {}
     values, read, passed = set(kept), set[Node](), set[Node]()
+    left: dict[Node, set[int]] = {}
     wanted = list(outside)
     while begins:
         node = begins.pop()
@@ -156,8 +181,18 @@ def _read_later(outside: Sequence[Node], kept: Sequence[Node]) -> set[Node]:
             ]  # fmt: skip
     while wanted:
         node = wanted.pop()
-        if node not in read:
-            read.add(node)
-            if node.buffer is None and node not in values:
-                wanted += node.srcs
-    return read
+        if node in read:
+            continue
+        read.add(node)
+        if node.buffer is not None or node in values:
+            continue
+        if node.kind.op is ops.PART:
+            piece, asked = node.srcs[0], {node.kind.arg}
+        elif node.kind.op is ops.PIECE:
+            piece, asked = node, absent[node]
+        else:
+            wanted += node.srcs
+            continue
+        left.setdefault(piece, set()).update(asked)
+        wanted += piece.kind.arg.operands(piece, asked)
+    return read, left

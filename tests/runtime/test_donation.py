@@ -54,6 +54,38 @@ def test_a_step_writes_over_parameters_and_state(cl_device: Any, make: Any) -> N
     assert seen[1:] == seen[:-1] or seen[2:] == seen[1:-1]  # the state stands nowhere at first
 
 
+def test_unread_gradients_keep_what_they_need_alone(cl_device: Any) -> None:
+    """Labels that want a gradient need the last values; inputs need the first weights, too."""
+
+    def train(reads: int, which: str) -> tuple[list[Any], list[Any]]:
+        rng = np.random.default_rng(1)
+        v, w = (Tensor(rng.normal(size=(64, 64)) * 0.1) for _ in range(2))
+        optim, gradients, seen = Adam([v, w], learning_rate=0.1), [], []
+        for step in range(6):
+            x = Tensor(SHAPED, requires_grad=which == "inputs")
+            y = Tensor(SHAPED.T)
+            out = (x @ v).tanh() @ w
+            loss = (out.logsoftmax() * y).sum()
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+            seen.append(getattr(v._node.buffer, "raw", None))
+            if step >= reads:
+                gradients += [t.grad.numpy() for t in (y, x) if t.grad is not None]
+        return gradients, seen
+
+    for which in ("labels", "inputs"):
+        for reads in (2, 5):
+            found, seen = train(reads, which)
+            if cl_device.runs_kernels:
+                assert (seen[3] is seen[4] is seen[5]) == (which == "labels"), which
+            with sg.device("numpy"):
+                want, _ = train(reads, which)
+            assert len(found) == len(want)
+            for a, b in zip(found, want, strict=True):
+                np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
 def test_peak_of_a_step_is_parameters_state_and_gradients(one_cl_device: Any) -> None:
     w = Tensor(np.zeros((1024, 1024), np.float32))
     optim = Adam([w])
