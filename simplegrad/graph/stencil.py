@@ -38,7 +38,17 @@ class Stencil:
     inputs, and one for each result, stand for all until `unfolded` makes the others.
     """
 
-    __slots__ = ("_depth", "_less", "_parts", "_piece", "_specs", "_used", "left", "results", "steps")
+    __slots__ = (
+        "_depth",
+        "_less",
+        "_parts",
+        "_piece",
+        "_specs",
+        "_used",
+        "left",
+        "results",
+        "steps",
+    )
 
     def __init__(
         self, steps: Sequence[_Step], results: Sequence[int], specs: Sequence[Spec],
