@@ -20,14 +20,12 @@ def backward(root: Node, seed: Node, fold: bool = False) -> list[tuple[Any, Node
     Branches that lead to no live leaf get no nodes. Nothing is computed here. What was swept over
     a graph of the same structure before is stamped, or folded if nobody looks into it.
     """
-    order = _tracked(root)
-    leaves = [(n, t) for n in order if n.leaf is not None and (t := n.leaf()) is not None]
-    inputs, key = _structure(order, [n for n, _ in leaves], seed)
+    inputs, key, leaves = _structure(root, seed)
     stencil = _sweeps.find(key)
     if stencil is not None:
         grow = stencil.fold if fold and recording.may_fold(root.device) else stencil.stamp
-        found = iter(grow(inputs, root.device))
-        return [(t, next(found)) for n, t in leaves]
+        return list(zip([t for _, t in leaves], grow(inputs, root.device), strict=True))
+    order = _tracked(root)
     wanted = _above(order, {id(n) for n, _ in leaves})
     gradients = _sweep(order, wanted, {id(root): [seed]})
     pairs = [(t, gradients.get(id(n))) for n, t in leaves]
@@ -41,25 +39,38 @@ _sweeps = Table()
 
 
 def _structure(
-    order: Sequence[Node], leaves: Sequence[Node], seed: Node
-) -> tuple[list[Node], tuple[Any, ...]]:
-    """Return the nodes that a sweep starts from, and all that its result depends on."""
-    inputs, kinds, edges = list(order), list[Any](), list[int]()
-    place = {node: i for i, node in enumerate(order)}
-    for node in order:
-        kinds.append(node.kind if node.srcs else node.kind.spec)
-        for source in node.srcs:
-            at = place.get(source)
-            if at is None:
-                at = place[source] = len(inputs)
-                inputs.append(source)
-            edges.append(at)
+    root: Node, seed: Node
+) -> tuple[list[Node], tuple[Any, ...], list[tuple[Node, Any]]]:
+    """Return what a sweep starts from, all that its result depends on, and the live leaves.
+
+    Nodes stand in the order in which a walk from the root meets them, breadth first.
+    """
+    inputs, place = [root], {root: 0}
+    kinds, edges = list[Any](), list[int]()
+    leaves, places = list[tuple[Node, Any]](), list[int]()
+    for node in inputs:  # which grows
+        if not node.tracks:
+            kinds.append(sort_of(node))
+            continue
+        srcs = node.srcs
+        if not srcs:
+            kinds += (None, node.kind.spec)  # None: it tracks
+        else:
+            kinds.append(node.kind)
+            for source in srcs:
+                at = place.get(source)
+                if at is None:
+                    at = place[source] = len(inputs)
+                    inputs.append(source)
+                edges.append(at)
+        if node.leaf is not None and (tensor := node.leaf()) is not None:
+            leaves.append((node, tensor))
+            places.append(place[node])
     at = place.get(seed, len(inputs))
     if at == len(inputs):
         inputs.append(seed)
-    kinds += [sort_of(node) for node in inputs[len(order) :]]
-    kinds.append(seed.tracks)
-    return inputs, (tuple(kinds), tuple(edges), tuple([place[n] for n in leaves]), at)
+        kinds += (sort_of(seed), seed.tracks)
+    return inputs, (tuple(kinds), tuple(edges), tuple(places), at), leaves
 
 
 def gradients(

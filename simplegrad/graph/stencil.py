@@ -59,7 +59,8 @@ class Stencil:
         first = len(specs)
         self.left = frozenset(range(len(results))) if left is None else left
         self._used = self._below(self.left)
-        self._less: dict[frozenset[int], Stencil] = {}
+        self._less: dict[frozenset[int], tuple[Kind, list[int]]] = {}
+        """By results that are left the kind of a folded node for them, and its operands' places."""
         self._depth = _depth(steps, first)
         self._piece: Kind | None = None
         self._parts: list[Kind] = []
@@ -116,21 +117,24 @@ class Stencil:
             wanted += new
         return sorted([place for place in met if place < first])
 
-    def operands(self, piece: Node, results: Iterable[int]) -> list[Node]:
-        """Return those operands of a folded node that some of its results are made of."""
+    def operands(self, results: Iterable[int]) -> list[int]:
+        """Return the places of those operands of a folded node that some results are made of."""
         below = {*self._below(results)}
-        return [node for i, node in zip(self._used, piece.srcs, strict=True) if i in below]
+        return [place for place, i in enumerate(self._used) if i in below]
 
     def narrow(self, piece: Node, left: frozenset[int]) -> None:
         """Let a folded node go of the operands of all results but `left`, which nobody can ask for.
 
         They may be written over then.
         """
-        less = self._less.get(left)
-        if less is None:
-            less = self._less[left] = Stencil(self.steps, self.results, self._specs, left)
-        if less._piece is not None:
-            piece.kind, piece.srcs = less._piece, tuple(self.operands(piece, left))
+        if left == self.left:
+            return
+        known = self._less.get(left)
+        if known is None:
+            less = Stencil(self.steps, self.results, self._specs, left)
+            assert less._piece is not None, "what could be folded can be with fewer results"
+            known = self._less[left] = (less._piece, self.operands(left))
+        piece.kind, piece.srcs = known[0], tuple([piece.srcs[place] for place in known[1]])
 
 
 def _depth(steps: Sequence[_Step], first: int) -> int:

@@ -27,10 +27,10 @@ from simplegrad.runtime.realize import from_numpy, realize, to_numpy
 
 P = ParamSpec("P")
 Rate = float | Callable[[int], float]
+_Found = tuple[int, Any, Node]
+"""A parameter's number, the parameter, and its gradient."""
 _Update = tuple[int, Any, Node, tuple[Node, ...]]
 """A parameter's number, the parameter, its new value and its new state."""
-
-
 _updates = Table()
 
 
@@ -62,9 +62,11 @@ class Numbers:
         # Not as another number: all parameters share one, which kernels get once.
         return make(ops.EXPAND, (number,), like.shape) if like.shape else number
 
-    def all(self, like: Node) -> list[Node]:
-        """Return all numbers of this step with the dtype and on the device of `like`."""
-        return list(self._like(like).values())
+    def all(self, likes: Iterable[Node]) -> list[Node]:
+        """Return all numbers of this step with the dtypes and on the devices of `likes`."""
+        for like in likes:
+            self._like(like)
+        return [number for same in self._nodes.values() for number in same.values()]
 
 
 def parameters_of(name: str, params: Any) -> list[Any]:
@@ -192,12 +194,8 @@ class Optimizer:
 
         A step that fails, or that Ctrl-C ends before its kernels are enqueued, was none.
         """
-        numbers = Numbers(self.makes())
-        updates: list[_Update] = []
-        for i, p in enumerate(self.params):
-            if p.grad is not None:
-                new, state = self._updated(p._node, p.grad._node, self.state[i], numbers)
-                updates.append((i, p, new, state))
+        found = [(i, p, g._node) for i, p in enumerate(self.params) if (g := p.grad) is not None]
+        updates = self._updated(found, Numbers(self.makes()))
         recording.repeat(self._count)
         targets = [n for _, _, new, state in updates for n in (new, *state)]
         # Whoever holds the loss will read it: it is computed along, from what is at hand.
@@ -217,25 +215,36 @@ class Optimizer:
                     p._node.leaf = leaf
             raise
 
-    def _updated(
-        self, p: Node, g: Node, state: tuple[Node, ...], numbers: Numbers
-    ) -> tuple[Node, tuple[Node, ...]]:
-        """As `update`; what one of ours made of nodes of the same kinds before is stamped."""
-        leaves = (p, g, *state)
-        if type(self).__module__ != __name__ or len(set(leaves)) < len(leaves):
-            return self.update(p, g, state, numbers)
-        form = type(self), self.weight_decay == 0, getattr(self, "nesterov", False)
-        key = (form, *[sort_of(node) for node in leaves], g.tracks)
+    def _updated(self, found: Sequence[_Found], numbers: Numbers) -> list[_Update]:
+        """Return the updates of the parameters that have a gradient, as `update` makes them."""
+        if type(self).__module__ == __name__ and found:
+            return self._stamped(found, numbers)
+        return [(i, p, *self.update(p._node, g, self.state[i], numbers)) for i, p, g in found]
+
+    def _stamped(self, found: Sequence[_Found], numbers: Numbers) -> list[_Update]:
+        """As `_updated`: what was made of nodes of the same kinds before is stamped, or folded."""
+        leaves = [n for i, p, g in found for n in (p._node, g, *self.state[i])]
+        inputs = leaves + numbers.all([p._node for _, p, _ in found])
+        same = tuple(map(leaves.index, leaves)) if len({*leaves}) < len(leaves) else ()
+        form = type(self), self.names, self.weight_decay == 0, getattr(self, "nesterov", False)
+        key = (form, same, *[g.tracks for _, _, g in found], *map(sort_of, leaves))
         stencil = _updates.find(key)
-        if stencil is not None:
-            # Where the sweep was not folded, its shapes are new: a plan is made of the plain graph.
-            fold = recording.may_fold(p.device) and over_folded(g)
-            grow = stencil.fold if fold else stencil.stamp
-            new, *after = grow([*leaves, *numbers.all(p)], p.device)
-            return new, tuple(after)
-        new, made = self.update(p, g, state, numbers)
-        _updates.learn(key, [*leaves, *numbers.all(p)], [new, *made])
-        return new, made
+        if stencil is None:
+            made: list[Node] = []
+            for i, p, g in found:
+                new, state = self.update(p._node, g, self.state[i], numbers)
+                made += (new, *state)
+            _updates.learn(key, inputs, made)
+        else:
+            device = leaves[0].device
+            # Where a sweep was not folded, its shapes are new: a plan is made of the plain graph.
+            fold = recording.may_fold(device) and all(over_folded(g) for _, _, g in found)
+            made = (stencil.fold if fold else stencil.stamp)(inputs, device)
+        each = 1 + len(self.names)
+        return [
+            (i, p, made[k], tuple(made[k + 1 : k + each]))
+            for (i, p, _), k in zip(found, range(0, len(made), each), strict=True)
+        ]
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
         """Return the nodes that only this optimiser holds, and lets go after the step."""

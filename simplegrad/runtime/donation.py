@@ -194,5 +194,5 @@ def _read_later(
             wanted += node.srcs
             continue
         left.setdefault(piece, set()).update(asked)
-        wanted += piece.kind.arg.operands(piece, asked)
+        wanted += [piece.srcs[place] for place in piece.kind.arg.operands(asked)]
     return read, left

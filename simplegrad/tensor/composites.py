@@ -59,6 +59,7 @@ class Composites(Contraction):
 
     # Activations --------------------------------------------------------------------------------
 
+    @stamped
     def relu(self) -> Tensor:
         """Return max(x, 0); NaN stays.
 
@@ -103,10 +104,12 @@ class Composites(Contraction):
         half = _number(ops.MUL, x, 0.5)
         return lift(make(ops.MUL, (half, _number(ops.ADD, bent, 1))), self._node)
 
+    @stamped
     def leaky_relu(self, slope: float = 0.01) -> Tensor:
         """Return x where it is positive, else x times `slope`."""
         return self.greater(0).where(self, self.mul(slope))
 
+    @stamped
     def elu(self, alpha: float = 1.0) -> Tensor:
         """Return x where it is positive, else alpha * (exp(x) - 1)."""
         return self.greater(0).where(self, self.minimum(0).expm1().mul(alpha))

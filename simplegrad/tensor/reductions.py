@@ -16,6 +16,7 @@ from simplegrad.ops import Op
 from simplegrad.tensor.core import lift
 from simplegrad.tensor.modes import no_grad
 from simplegrad.tensor.shapes import normalize_axes, normalize_axis
+from simplegrad.tensor.stamped import stamped
 from simplegrad.tensor.views import Views, concat
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Reductions(Views):
         axes = normalize_axes(op.name, axis, self.ndim)
         return lift(build.reduce(op, x, axes, _flag(op.name, keepdims)), self._node)
 
+    @stamped
     def sum(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """Return the sum; bools and integers add up in 64 bits unless `dtype` says otherwise.
 
@@ -58,25 +60,30 @@ class Reductions(Views):
         x = build.cast(self._node, _summed(self.dtype, dtype))
         return self._reduce(ops.SUM, x, axis, keepdims)
 
+    @stamped
     def prod(self, axis: Any = None, keepdims: bool = False, dtype: Any = None) -> Tensor:
         """Return the product; bools and integers multiply in 64 bits, as with `sum`."""
         x = build.cast(self._node, _summed(self.dtype, dtype))
         return self._reduce(ops.PROD, x, axis, keepdims)
 
+    @stamped
     def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return the greatest element; NaN wins. An axis of extent 0 is an error."""
         return self._reduce(ops.MAX, self._node, axis, keepdims)
 
+    @stamped
     def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return the smallest element; NaN wins. An axis of extent 0 is an error."""
         return self._reduce(ops.MIN, self._node, axis, keepdims)
 
+    @stamped
     def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
         """Return the mean as a float; half floats are averaged in float32."""
         axes = normalize_axes("mean", axis, self.ndim)
         mean = _mean(self._node, self._wide(), axes, _flag("mean", keepdims))
         return lift(build.cast(mean, self._float()), self._node)
 
+    @stamped
     def var(
         self,
         axis: Any = None,
@@ -118,10 +125,12 @@ class Reductions(Views):
         dtype = self._float()
         return dtypes.float32 if dtype.itemsize == 2 else dtype
 
+    @stamped
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the int64 index of the first greatest element; NaN counts as the greatest."""
         return self._arg(ops.ARGMAX, axis, keepdims)
 
+    @stamped
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Tensor:
         """Return the int64 index of the first smallest element; NaN counts as the smallest."""
         return self._arg(ops.ARGMIN, axis, keepdims)

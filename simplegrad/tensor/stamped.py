@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 from weakref import ref
 
@@ -32,12 +32,19 @@ def stamped(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         inputs: list[Node] = []
         key: list[Any] = [function, mode.grad, default_float(), len(args)]
-        for value in (*args, *kwargs.items()) if kwargs else args:
-            if not _describe(value, key, inputs):
-                return function(*args, **kwargs)
-        if not inputs or inputs[0].device is None or not inputs[0].kind.spec.dtype.is_float:
+        values: Iterable[Any] = args
+        if kwargs:
+            key += kwargs
+            values = (*args, *kwargs.values())
+        if not _describe(values, key, inputs):
             return function(*args, **kwargs)
-        device = inputs[0].device
+        device = inputs[0].device if inputs else None
+        if device is None or not inputs[0].kind.spec.dtype.is_float:
+            return function(*args, **kwargs)
+        for node in inputs:
+            if node.device is not device and node.device is not None:
+                return function(*args, **kwargs)
+        key.append(ref(device))  # a table keeps no device alive
         whole = tuple(key)
         stencil = _table.find(whole)
         if stencil is None:
@@ -55,27 +62,25 @@ def stamped(function: F) -> F:
     return cast(F, call)
 
 
-def _describe(value: Any, key: list[Any], inputs: list[Node]) -> bool:
+def _describe(values: Iterable[Any], key: list[Any], inputs: list[Node]) -> bool:
     """Add what a result may depend on to a key; False where that cannot be said."""
-    kind = type(value)
-    if kind is Core.final:
-        node = value._node
-        for i, other in enumerate(inputs):
-            if other is node:
-                key.append((i,))
-                break
+    for value in values:
+        kind = type(value)
+        if kind is Core.final:
+            node = value._node
+            if node in inputs:
+                key.append((inputs.index(node),))
+            else:
+                key += (sort_of(node), node.tracks, node.device is None)
+            inputs.append(node)
+        elif kind is int or kind is str or kind is Op or value is None:
+            key.append(value)
+        elif kind is float or kind is bool:
+            key += (kind, repr(value))  # 0.0 is no -0.0, and True no 1
+        elif kind is tuple:
+            key += (kind, len(value))
+            if not _describe(value, key, inputs):
+                return False
         else:
-            if node.device is not None:
-                key.append(ref(node.device))  # a table keeps no device alive
-            key += (sort_of(node), node.tracks)
-        inputs.append(node)
-    elif kind is int or kind is str or kind is Op or value is None:
-        key.append(value)
-    elif kind is float or kind is bool:
-        key += (kind, repr(value))  # 0.0 is no -0.0, and True no 1
-    elif kind is tuple:
-        key += (kind, len(value))
-        return all(_describe(part, key, inputs) for part in value)
-    else:
-        return False
+            return False
     return True
