@@ -49,7 +49,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _living(device: Any) -> list[Any]:
     """Return what memory of a device anything leads to."""
     pools = (Buffer, Block)
-    found = [b for b in gc.get_objects() if isinstance(b, pools) and b.raw is not None]
+    found = [b for b in gc.get_objects() if type(b) in pools and b.raw is not None]
     return [b for b in found if b.raw.context == device.context]
 
 
