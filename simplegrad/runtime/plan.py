@@ -9,6 +9,7 @@ cells of the run before, so that in a loop few arguments ever change.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import compress, repeat
 from operator import itemgetter, ne
 from time import perf_counter_ns
@@ -152,6 +153,13 @@ class Plan:
         """Which memory the driver had for leaves and cells in the last run."""
         self._left: dict[tuple[int, ...], tuple[list[int], list[int]]] = {}
         """The sizes of the cells that are left to allocate, by the inputs that become cells."""
+
+    def keeping(self, results: Sequence[int]) -> Plan:
+        """Return this plan with some of its results alone, by number; the others are temporaries."""
+        program = replace(self.program, results=[self.program.results[i] for i in results])
+        plan = Plan(program, self.device, like=self, form=("keeping", *results))
+        plan.inner = self.inner
+        return plan
 
     def run(
         self, order: Sequence[Node], counted: bool = True, dying: Sequence[int] = (),

@@ -75,7 +75,11 @@ class Pool:
         self._dead: deque[tuple[Any, int]] = deque()
         """Memory and its bytes; None: memory that lived elsewhere."""
         self._lent: list[tuple[Any, int]] = []
-        """What `borrow` gave and `restore` has not taken back."""
+        """What `borrow` gave: it stays together, for the next one, until others need it."""
+        self._out = False
+        """Whether `restore` has not taken it back."""
+        self._loan: tuple[Sequence[int] | None, int] = (None, 0)
+        """The sizes that it was given for, and its bytes, once it is whole."""
         self._lock = threading.RLock()
         self.held_bytes = self._used = self.peak_bytes = 0
         self.spare: Callable[[], None] = lambda: None
@@ -107,7 +111,11 @@ class Pool:
             for size in sizes:
                 raws = free.get(size)
                 if not raws:
-                    break
+                    if self._lent:
+                        self._scatter()
+                        raws = free.get(size)
+                    if not raws:
+                        break
                 buffer = Buffer(size, self)
                 buffer.raw = raws[-1]
                 del raws[-1]
@@ -120,40 +128,61 @@ class Pool:
     def borrow(self, sizes: Sequence[int]) -> list[Any]:
         """Return memory for a moment, as the driver's own objects, one loan at a time.
 
-        It is lent until `restore`. Raises `OutOfMemory` as `allocate` does.
+        It is lent until `restore`. The same `sizes` (one object) get the same as before, if nobody
+        needed it in between. Raises `OutOfMemory` as `allocate` does.
         """
         lent = self._lent
         with self._lock:
-            if self._dead:
-                self._settle()
-            if lent:  # to a run that Ctrl-C ended
+            if self._out:  # to a run that Ctrl-C ended
                 self.restore()
-            free = self._free
-            for size in sizes:
-                own = free.get(size)
-                if not own:
-                    break
-                lent += [(own[-1], size)]
-                del own[-1]
-                self._used += size
+            if self._loan[0] is sizes:
+                self._used += self._loan[1]
+                self._out = True
+            else:
+                self._lend(sizes)
             if self._used > self.peak_bytes:
                 self.peak_bytes = self._used
         for size in sizes[len(lent) :]:
             buffer = self._take_or_trim(size)
             lent += [(buffer.raw, buffer.nbytes)]
             buffer.raw = None
+        if self._loan[0] is not sizes:
+            self._loan = (sizes, sum([size for _, size in lent]))
         return [raw for raw, _ in lent]
 
+    def _lend(self, sizes: Sequence[int]) -> None:
+        """Lend what there is of some sizes, up to the first that is missing; the lock is held."""
+        self._settle()
+        self._scatter()
+        lent, free = self._lent, self._free
+        self._loan, self._out = (None, 0), True
+        for size in sizes:
+            own = free.get(size)
+            if not own:
+                break
+            lent += [(own[-1], size)]
+            del own[-1]
+            self._used += size
+
     def restore(self) -> None:
-        """Take back what `borrow` gave; the next one gets the same, in the same order."""
-        lent = self._lent
+        """Take back what `borrow` gave."""
         with self._lock:
-            while lent:
+            if self._out:
+                whole = self._loan[0] is not None
+                nbytes = self._loan[1] if whole else sum([size for _, size in self._lent])
+                self._used -= nbytes
+                self._out = False
+            self._bound()
+
+    def _scatter(self) -> None:
+        """Sort the last loan into the free lists, unless it is out; the lock is held."""
+        lent = self._lent
+        if lent and not self._out:
+            self._loan = (None, 0)
+            while lent:  # the next loan gets the same, in the same order
                 own = self._free.setdefault(lent[-1][1], [])
                 own += [lent[-1][0]]
-                self._used -= lent[-1][1]
                 del lent[-1]
-            self._bound()
 
     # Memory that lives elsewhere (`runtime.inbox`) --------------------------------------------
 
@@ -198,6 +227,7 @@ class Pool:
         with self._lock:
             if self._dead:
                 self._settle()
+            self._scatter()
             free = self._free.get(size)
             if not free and size > _COARSE:
                 for larger in _larger(size):
@@ -272,6 +302,7 @@ class Pool:
 
     def _shed(self, keep: int) -> int:
         """Give memory back, the largest pieces first, until `keep` free bytes are left."""
+        self._scatter()
         freed = 0
         excess = self.held_bytes - self._used - keep
         if excess > 0:

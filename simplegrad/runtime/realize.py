@@ -31,7 +31,8 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
     if not wanted:
         return []
     order, key, kept = signature(wanted)
-    device = next((n.device for n in wanted if n.device is not None), None) or devices.current()
+    device = wanted[0].device or next((n.device for n in wanted if n.device is not None), None)
+    device = device or devices.current()
     for other in set(map(_DEVICE, order)):
         if other is not device and other is not None:
             node = next(n for n in order if n.device is other)
@@ -47,11 +48,15 @@ def realize(nodes: Sequence[Node], given: Collection[Node] = ()) -> list[Node]:
         device.evaluate(order, wanted)
         for node in kept:
             node.device = device
+    tracked = []
     for node in kept:
-        node.depth, node.unread = 0, node.nbytes
-        if not node.tracks:
+        node.depth, node.unread = 0, node.kind.spec.nbytes
+        if node.tracks:
+            tracked.append(node)
+        else:
             node.srcs = ()
-    prune([n for n in kept if n.tracks])
+    if tracked:
+        prune(tracked)
     return kept
 
 

@@ -8,7 +8,7 @@ inputs, and which of them are the call's results and writes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from simplegrad.errors import JitError
@@ -113,6 +113,23 @@ class Trace:
              if isinstance(n.value, (LiveFloat, LiveInt))]
         )  # fmt: skip
         return Step(run.plan, inputs, tuple(range(first, self._count)), scalars, live)
+
+    def needed(self) -> list[Step]:
+        """Return the steps with those of their results alone that a replay has a use for.
+
+        A plan also keeps what tensors held while it was recorded, such as gradients and variables
+        of the function.
+        """
+        read = {n for step in self.steps for n in step.inputs}
+        read |= {n for n, _ in self.results} | {write.number for write in self.writes}
+        steps = []
+        for step in self.steps:
+            kept = [i for i, n in enumerate(step.outputs) if n in read]
+            if len(kept) < len(step.outputs):
+                outputs = tuple([step.outputs[i] for i in kept])
+                step = replace(step, plan=step.plan.keeping(kept), outputs=outputs)
+            steps.append(step)
+        return steps
 
     def difference(self, other: Trace) -> str:
         """Return how a later call went otherwise, in words, or nothing."""

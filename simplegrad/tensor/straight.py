@@ -82,6 +82,7 @@ class _Writer:
 
     def __init__(self, seen: Captures, trace: Trace, device: Any) -> None:
         self.seen, self.trace, self.device = seen, trace, device
+        self.steps = trace.needed()
         self.names: dict[str, Any] = {
             "MISS": MISS, "T": Core.final, "DEVICE": device, "differs": _differs, "read": read,
             "fresh": _fresh, "wrap": wrap, "refs": getrefcount, "OWN": OWN,
@@ -134,7 +135,7 @@ class _Writer:
         self.names["lock"] = self.device.lock
         for i, act in enumerate(self.trace.actions):
             self.line(f"v{i} = {self.name(act, 'act')}()", 2)
-        for step in self.trace.steps:
+        for step in self.steps:
             self.step(step)
         for number, write in enumerate(self.trace.writes):
             self.write(number, write)
@@ -255,7 +256,7 @@ class _Writer:
     def inputs(self, leaves: Sequence[str]) -> None:
         """Take the buffers that the plans read, or that are results as they stand."""
         trace = self.trace
-        wanted = {n for step in trace.steps for n in step.inputs}
+        wanted = {n for step in self.steps for n in step.inputs}
         wanted |= {n for n, _ in trace.results} | {w.number for w in trace.writes}
         for number in sorted(n for n in wanted if 0 <= n < trace.first_result):
             node = leaves[number] if number < len(leaves) else self.nodes[number]
@@ -323,7 +324,7 @@ class _Writer:
         trace = self.trace
         if not trace.first_place <= source < trace.first_result:
             return None
-        after = trace.steps[trace.steps.index(step) + 1 :]
+        after = self.steps[self.steps.index(step) + 1 :]
         read = [n for other in after for n in other.inputs] + [n for n, _ in trace.results]
         if source in read or step.inputs.count(source) > 1:
             return None

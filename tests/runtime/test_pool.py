@@ -201,6 +201,30 @@ def test_a_finalizer_waits_for_no_lock() -> None:
     assert driver.made == 2
 
 
+def test_a_loan_stays_together_until_others_need_it() -> None:
+    driver = Driver(4096)
+    pool = driver.pool()
+    sizes = [1024, 256, 1024]
+    first = pool.borrow(sizes)
+    pool.restore()
+    assert pool.borrow(sizes) == first
+    assert pool.in_use_bytes == 2304
+    pool.restore()
+    assert pool.in_use_bytes == 0
+    other = pool.allocate(1024)
+    assert other.raw in first
+    again = pool.borrow(sizes)
+    assert other.raw not in again
+    assert (driver.made, pool.in_use_bytes) == (4, 3328)
+    pool.restore()
+    del other
+    assert pool.borrow([256, 256])[0] is first[1]
+    pool.restore()
+    gc.collect()
+    assert pool.in_use_bytes == 0
+    assert pool.trim() == pool.held_bytes + sum(raw.size for raw in driver.raws)
+
+
 def test_threads() -> None:
     driver = Driver(1 << 30)
     pool = driver.pool()
@@ -272,19 +296,22 @@ def test_ctrl_c_anywhere_loses_no_memory() -> None:
         try:
             sys.settrace(interrupt)
             held = pool.allocate(1000), pool.allocate_all(sizes)
-            pool.borrow(sizes)
-            pool.restore()
+            for _ in range(2):
+                pool.borrow(sizes)
+                pool.restore()
         except KeyboardInterrupt:
             pass
         finally:
             sys.settrace(tracer)
         del held
-        pool.borrow(())
+        pool.borrow(sizes if n % 3 else ())
         pool.restore()
         assert pool.in_use_bytes == 0
-        assert pool.held_bytes == sum(size * len(raws) for size, raws in pool._free.items())
+        free = sum(size * len(raws) for size, raws in pool._free.items())
+        assert pool.held_bytes == free + sum(size for _, size in pool._lent)
         if n % 2:
             pool.trim()  # the next goes to the driver
+            assert not pool._lent
         if interrupt.left > 0:
             break
     assert 50 < n < 999
