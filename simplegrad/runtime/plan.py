@@ -155,7 +155,7 @@ class Plan:
         """The sizes of the cells that are left to allocate, by the inputs that become cells."""
 
     def keeping(self, results: Sequence[int]) -> Plan:
-        """Return this plan with some of its results alone, by number; the others are temporaries."""
+        """Return this plan with some of its results alone, by number; others are temporaries."""
         program = replace(self.program, results=[self.program.results[i] for i in results])
         plan = Plan(program, self.device, like=self, form=("keeping", *results))
         plan.inner = self.inner
