@@ -113,6 +113,7 @@
 
 #define NR (NV * VW)
 #define A_PAD 16      // elements between packed rows: KB a power of two would alias in L1
+#define LINE ((int)(64 / sizeof(ACC_T))) // elements of a cache line
 #if MB % MR != 0 || NB % NR != 0
 #error "MB must be a multiple of MR, and NB of NV*VW"
 #endif
@@ -170,6 +171,7 @@ typedef JOIN(ACC_T, B_SHORT) unaligned_b __attribute__((aligned(sizeof(ACC_T))))
 #ifndef LOAD_B_SHORT
 #define LOAD_B_SHORT(b, k, n) LOAD_B_V(b, k, n)
 #endif
+// AHEAD_B(b, k, n), where defined, asks for an element of B that is needed soon.
 // Statements that take the finished sum; STORE_V takes VW consecutive n.
 #ifndef STORE
 #define STORE(b, m, n, acc) C[((size_t)(b) * M + (m)) * N + (n)] = (acc)
@@ -400,6 +402,18 @@ void KERNEL_NAME(PARAMS)
 #endif
 
                 for (int m = 0; m < rows; m += MR) {
+#ifdef AHEAD_B
+                    // Rows of B lie too far apart for the processor to foresee the next panel:
+                    // each row of register tiles asks for its share.
+                    const int last = (panel + 1) * NR >= columns;
+                    const int n_next = last ? n0 : n1 + NR;
+                    const int share = (KB * MR + rows - 1) / rows;
+                    const int from = (last ? k0 + KB : k0) + m / MR * share;
+                    const int to = LESSER(from + share, last ? k_last : k0 + depth);
+                    for (int k = from; k < to; ++k)
+                        for (int n = 0; n < NR; n += LINE)
+                            AHEAD_B(b, k, LESSER(n_next + n, N - 1));
+#endif
                     ACC_V *parked = c_block + (panel * MB + m) * NV;
                     ACC_V acc[MR][NV];
                     #pragma unroll

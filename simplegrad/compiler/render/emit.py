@@ -345,10 +345,13 @@ class Emitter(Positions):
             text = f"({' && '.join(tests)})" if tests else "1"
         return self._temporary(scope, "inside", value.dtype, lanes, text)
 
-    def prefetch(self, arg: int, index: Index, writes: bool) -> None:
-        """Ask for an element that will be needed; nothing where a gather decides which."""
+    def prefetch(self, arg: int, index: Index, writes: bool, near: int = 3) -> None:
+        """Ask for an element that will be needed; nothing where a gather decides which.
+
+        `near`: 3 for the nearest cache, 2 for the one behind it.
+        """
         if not index.tokens():
-            self.line(f"__builtin_prefetch(${arg} + {self.index(index)}, {int(writes)});")
+            self.line(f"__builtin_prefetch(${arg} + {self.index(index)}, {int(writes)}, {near});")
 
     def store(self, output: Output, lanes: int) -> None:
         """Write the value of an output to its place."""

@@ -37,6 +37,8 @@ _STRIP = 8
 """Most vectors of a strip."""
 _LEAST_PIECE = 16
 """Extents from which matrix units are not mostly idle."""
+_NEAR = 1 << 18
+"""Elements of B that stay in a core's own caches."""
 _LEAST_WORK = 1 << 14
 """Multiply-adds below which generated loops are as good."""
 
@@ -395,11 +397,26 @@ def _filled(product: Product, target: Target, lanes: int, a_unit: int, b_unit: i
             holes.load(f"LOAD_{name}_V", value, along, wide)
         if name in shorts:
             holes.load(f"LOAD_{name}_SHORT", value, along, wide, lanes=shorts[name])
+    if target.family == "cpu" and target.prefetch and product.variant == "tile" and b_unit == 2:
+        for far in _rows(product):
+            assert far.index is not None
+            holes.touch("AHEAD_B", far.arg, far.index, ("b", "at_k", "n"), False, near=2)
     lanes = holes.lanes = 2 if product.bits else lanes  # neighbours that one work-item stores
     for name, wide in ((hole, ""), (f"{hole}_V", "n")):
         ctype = vector(product.kernel.reductions[0].value.dtype.compute, lanes if wide else 1)
         holes.store(name, where, wide, f"{ctype} acc", partial(_bind_sum, lanes, wide))
     return holes
+
+
+def _rows(product: Product) -> list[Value]:
+    """Return the load of B whose rows along n lie apart in memory, beyond the nearer caches.
+
+    Lines of images, which are runs, follow each other.
+    """
+    loads = [v for v in walk([product.b]) if v.form == LOAD]
+    plain = len(loads) == 1 and not loads[0].guards and not product.n.run and not product.k.run
+    rows, columns = estimate(product.k.extent), estimate(product.n.extent)
+    return loads if plain and rows * columns > _NEAR else []
 
 
 def _bind_sum(lanes: int, wide: str, emitter: Emitter) -> None:

@@ -180,10 +180,12 @@ class Holes:
             emitter.store(output, self.lanes if wide else 1)
         self._function(hole, "void", along, given, emitter, "")
 
-    def touch(self, hole: str, arg: int, index: Index, along: Sequence[str], writes: bool) -> None:
+    def touch(
+        self, hole: str, arg: int, index: Index, along: Sequence[str], writes: bool, near: int = 3
+    ) -> None:
         """Define a hole that asks for an element of an argument ahead of time."""
         emitter = self._emitter(along, "", 1)
-        emitter.prefetch(arg, index, writes)
+        emitter.prefetch(arg, index, writes, near)
         self._function(hole, "void", along, "", emitter, "")
 
     def _function(

@@ -130,15 +130,16 @@ def _block_sizes(extent: int, most: int, step: int) -> list[int]:
 
 
 def _dot_choices(shape: Shape, target: Target) -> Choices:
-    batch, m, n, _ = shape.extents
+    batch, m, n, k = shape.extents
+    # Rows share what is read of B; three of four sums each only pay where k is long.
     pairs = {
         1: ((4, 2), (2, 4), (8, 1)),
-        2: ((2, 2), (4, 1), (1, 4)),
-        3: ((2, 2), (4, 1), (1, 4)),
-        4: ((2, 1), (1, 2), (3, 1)),
+        2: ((4, 1), (2, 2), (1, 4)),
+        3: ((4, 1), (2, 2), (1, 4)),
+        4: ((3, 1), (2, 1), (1, 2)) if k > 512 else ((2, 1), (1, 2), (3, 1)),
     }[n]
     return [
-        [{"MR": mr, "KU": ku} for mr, ku in pairs], each("KB", 1024, 512, 4096),
+        [{"MR": mr, "KU": ku} for mr, ku in pairs], each("KB", 4096, 1024, 512),
         each("MB", 64, 32), _split_choice(shape, batch * -(-m // pairs[0][0]), target),
     ]  # fmt: skip
 
