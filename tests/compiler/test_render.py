@@ -273,8 +273,8 @@ def test_the_next_row_is_asked_for_where_a_stage_computes_much() -> None:
     for case, wanted in ((kernels.softmax(40, 1024), True), (kernels.layer_norm(17, 768), False)):
         lines = cpu.render(case[0], Target("cpu", 8, 2, prefetch=True)).lines
         found = [line for line in lines if "__builtin_prefetch" in line]
-        assert any(line.rstrip().endswith(", 1);") for line in found)  # what will be written
-        assert any(line.rstrip().endswith(", 0);") for line in found) == wanted
+        assert any(line.rstrip().endswith(", 1, 3);") for line in found)  # what will be written
+        assert any(line.rstrip().endswith(", 0, 3);") for line in found) == wanted
 
 
 BESIDE = {
