@@ -399,3 +399,37 @@ def test_a_step_computes_what_it_was_asked_to_compute_along(one_cl_device: Any) 
             total.numpy()
         assert profile.launches == 0
     assert total.tolist() == [4.0, 4.0]
+
+
+def test_a_step_over_two_devices_that_failed_teaches_nothing(one_cl_device: Any) -> None:
+    def step(*devices: Any) -> None:
+        params = [Tensor(np.ones((3, 7)), device=d) for d in devices]
+        sgd = optim.SGD(params, learning_rate=0.5)
+        for p in params:
+            p.grad = Tensor(np.full((3, 7), 2.0), requires_grad=False, device=p.device)
+        sgd.step()
+        for p in params:
+            np.testing.assert_array_equal(p.numpy(), np.zeros((3, 7)))
+
+    for _ in range(3):
+        with pytest.raises(sg.DeviceError, match="to_device"):
+            step(one_cl_device, "numpy")
+    for _ in range(3):
+        step(one_cl_device, one_cl_device)
+
+
+def test_parameters_that_take_turns(one_cl_device: Any) -> None:
+    """Every step trains another subset: what a parameter's update is was recorded before."""
+    params = [Tensor(np.ones((4, 5))) for _ in range(4)]
+    adam = optim.Adam(params, learning_rate=0.1)
+    with sg.device("numpy"):
+        copies = [Tensor(np.ones((4, 5))) for _ in range(4)]
+        other = optim.Adam(copies, learning_rate=0.1)
+    for chosen in ((0, 1), (2,), (1, 3), (0, 1), (0, 1, 2, 3), (0, 1), (3,), (0, 1, 2, 3)) * 2:
+        for ps, opt in ((params, adam), (copies, other)):
+            opt.zero_grad()
+            with sg.device(ps[0].device):
+                sum((ps[i] * ps[i] * (i + 1)).sum() for i in chosen).backward()
+                opt.step()
+    for p, q in zip(params, copies, strict=True):
+        np.testing.assert_allclose(p.numpy(), q.numpy(), rtol=1e-4)

@@ -7,6 +7,7 @@ recorded when it is met again, and stamped from then on.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterable, Sequence
 from operator import is_
 from types import CodeType
@@ -39,16 +40,9 @@ class Stencil:
     """
 
     __slots__ = (
-        "_depth",
-        "_less",
-        "_parts",
-        "_piece",
-        "_specs",
-        "_used",
-        "left",
-        "results",
+        "_depth", "_less", "_parts", "_piece", "_reads", "_specs", "_used", "left", "results",
         "steps",
-    )
+    )  # fmt: skip
 
     def __init__(
         self, steps: Sequence[_Step], results: Sequence[int], specs: Sequence[Spec],
@@ -61,6 +55,7 @@ class Stencil:
         self._used = self._below(self.left)
         self._less: dict[frozenset[int], tuple[Kind, list[int]]] = {}
         """By results that are left the kind of a folded node for them, and its operands' places."""
+        self._reads: int | None = None
         self._depth = _depth(steps, first)
         self._piece: Kind | None = None
         self._parts: list[Kind] = []
@@ -122,6 +117,16 @@ class Stencil:
         below = {*self._below(results)}
         return [place for place, i in enumerate(self._used) if i in below]
 
+    @property
+    def reads(self) -> int:
+        """A number that stencils share whose results are made of operands at the same places."""
+        if self._reads is None:
+            below = tuple([(i, *self.operands([i])) for i in sorted(self.left)])
+            if len(_reads) > _MAX_MET:
+                _reads.clear()
+            self._reads = _reads.setdefault(below, next(_numbers))
+        return self._reads
+
     def narrow(self, piece: Node, left: frozenset[int]) -> None:
         """Let a folded node go of the operands of all results but `left`, which nobody can ask for.
 
@@ -135,6 +140,11 @@ class Stencil:
             assert less._piece is not None, "what could be folded can be with fewer results"
             known = self._less[left] = (less._piece, self.operands(left))
         piece.kind, piece.srcs = known[0], tuple([piece.srcs[place] for place in known[1]])
+
+
+_reads: dict[Hashable, int] = {}
+"""By results that can be asked for, and what each is made of."""
+_numbers = itertools.count()
 
 
 def _depth(steps: Sequence[_Step], first: int) -> int:

@@ -64,9 +64,8 @@ class Numbers:
 
     def all(self, likes: Iterable[Node]) -> list[Node]:
         """Return all numbers of this step with the dtypes and on the devices of `likes`."""
-        for like in likes:
-            self._like(like)
-        return [number for same in self._nodes.values() for number in same.values()]
+        groups = {id(same): same for same in map(self._like, likes)}
+        return [number for same in groups.values() for number in same.values()]
 
 
 def parameters_of(name: str, params: Any) -> list[Any]:
@@ -217,34 +216,42 @@ class Optimizer:
 
     def _updated(self, found: Sequence[_Found], numbers: Numbers) -> list[_Update]:
         """Return the updates of the parameters that have a gradient, as `update` makes them."""
-        if type(self).__module__ == __name__ and found:
+        devices = {n.device for i, p, g in found for n in (p._node, g, *self.state[i])}
+        if type(self).__module__ == __name__ and len(devices) == 1:
             return self._stamped(found, numbers)
         return [(i, p, *self.update(p._node, g, self.state[i], numbers)) for i, p, g in found]
 
-    def _stamped(self, found: Sequence[_Found], numbers: Numbers) -> list[_Update]:
-        """As `_updated`: what was made of nodes of the same kinds before is stamped, or folded."""
+    def _stamped(
+        self, found: Sequence[_Found], numbers: Numbers, fold: bool = True
+    ) -> list[_Update]:
+        """As `_updated`: what was made of nodes of the same kinds before is stamped, or folded.
+
+        All parameters are stamped together, or, until they were met together twice, one by one.
+        """
         leaves = [n for i, p, g in found for n in (p._node, g, *self.state[i])]
         inputs = leaves + numbers.all([p._node for _, p, _ in found])
         same = tuple(map(leaves.index, leaves)) if len({*leaves}) < len(leaves) else ()
         form = type(self), self.names, self.weight_decay == 0, getattr(self, "nesterov", False)
         key = (form, same, *[g.tracks for _, _, g in found], *map(sort_of, leaves))
         stencil = _updates.find(key)
-        if stencil is None:
-            made: list[Node] = []
-            for i, p, g in found:
-                new, state = self.update(p._node, g, self.state[i], numbers)
-                made += (new, *state)
-            _updates.learn(key, inputs, made)
-        else:
+        if stencil is not None:
             device = leaves[0].device
             # Where a sweep was not folded, its shapes are new: a plan is made of the plain graph.
-            fold = recording.may_fold(device) and all(over_folded(g) for _, _, g in found)
-            made = (stencil.fold if fold else stencil.stamp)(inputs, device)
-        each = 1 + len(self.names)
-        return [
-            (i, p, made[k], tuple(made[k + 1 : k + each]))
-            for (i, p, _), k in zip(found, range(0, len(made), each), strict=True)
-        ]
+            may = fold and recording.may_fold(device) and all(over_folded(g) for _, _, g in found)
+            made = (stencil.fold if may else stencil.stamp)(inputs, device)
+            each = 1 + len(self.names)
+            return [
+                (i, p, made[k], tuple(made[k + 1 : k + each]))
+                for (i, p, _), k in zip(found, range(0, len(made), each), strict=True)
+            ]
+        updates: list[_Update] = []
+        for i, p, g in found:
+            if len(found) == 1:
+                updates += [(i, p, *self.update(p._node, g, self.state[i], numbers))]
+            else:
+                updates += self._stamped([(i, p, g)], numbers, fold=False)
+        _updates.learn(key, inputs, [n for _, _, new, state in updates for n in (new, *state)])
+        return updates
 
     def _replaced(self, updates: Sequence[_Update]) -> set[Node]:
         """Return the nodes that only this optimiser holds, and lets go after the step."""

@@ -66,14 +66,17 @@ class Watch:
         pending = [n.srcs != () and n.buffer is None for n in order]
         between = [i for i, n in enumerate(order) if pending[i] and n not in values]
         self._places, self._between = between, _getter(between)
-        self._pending = _getter([i for i, waits in enumerate(pending) if waits])
+        waiting = [i for i, waits in enumerate(pending) if waits]
+        self._pending = _getter(waiting)
+        self._folded = _getter([i for i in waiting if order[i].kind.op in _FOLDED])
         self._ends = [i for i, waits in enumerate(pending) if not waits]
         self._explained = [EXPLAINED + uses[i] for i in between]
         self._input_places = [place for place, _ in inputs]
         self._inputs = _getter(self._input_places)
         self._alone = [EXPLAINED + uses[place] for place in self._input_places]
         self._known: dict[tuple[Any, ...], _Later] = {}
-        """By who names nodes in between from outside, and what leads to live leaves: `_later`."""
+        """By who names nodes in between from outside, what leads to live leaves, and what folded
+        stencils read: `_later`."""
 
     def dying(
         self, order: Sequence[Node], kept: Sequence[Node], inputs: Sequence[tuple[int, int]],
@@ -117,7 +120,10 @@ class Watch:
             leaves = tuple([i for i, n in enumerate(order) if n.leaf is not None and n.srcs])
         ends = [i for i in (*self._ends, *leaves) if tracks[i]]
         leads = tuple([live_leaf(order[i], set()) is not None for i in ends])
-        key = (outside, leaves, tracks, leads)
+        # Graphs of one layout may be folded otherwise.
+        args = [n.kind.arg for n in self._folded(order)]
+        folded = tuple([arg if type(arg) is int else arg.reads for arg in args])
+        key = (outside, leaves, tracks, leads, folded)
         found = self._known.get(key)
         if found is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -133,6 +139,7 @@ class Watch:
 _Later = tuple[frozenset[int], Sequence[tuple[int, frozenset[int]]]]
 """Places whose value may be asked for later; those of folded stencils, and their results that may.
 """
+_FOLDED = (ops.PIECE, ops.PART)
 _MOST_KNOWN = 16
 _BUFFER, _LEAF, _TRACKS = attrgetter("buffer"), attrgetter("leaf"), attrgetter("tracks")
 

@@ -104,8 +104,7 @@ class Inbox:
             raw = self._create(memory)
         except self._failures:
             return False
-        self._pool.hold(size)
-        block.memory, block.raw = memory, raw
+        self._pool.hold(block, memory, raw)
         return True
 
     def take_back(self, memory: Any, raw: Any, since: int, counted: bool) -> None:
@@ -119,13 +118,14 @@ class Inbox:
         """Let memory be free that no command can read any more; keep so many free bytes."""
         done, dead = self._done(), self._dead
         while dead and (dead[0][0] <= done or not dead[0][1]):
-            _, _, memory, raw = dead.popleft()
-            self._free.setdefault(memory.nbytes, []).append((memory, raw))
-            self._free_bytes += memory.nbytes
+            _, _, memory, raw = dead[0]
+            size = memory.nbytes
+            own = self._free.setdefault(size, [])
+            own += [(memory, raw)]
+            self._free_bytes += size
+            del dead[0]
         sizes = self._free.items() if self._free_bytes > most_free else ()
         for size, own in sizes:
             while own and self._free_bytes > most_free:
-                _, raw = own.pop()
-                raw.release()  # a plan that read it last still names it
                 self._free_bytes -= size
-                self._pool.hold(-size)
+                self._pool.let_go(own)

@@ -150,7 +150,10 @@ def _of_unfolded(
         slots.append(slot)
     results = [base.results[ends.index(value)] for value in values]
     _, edges, held, _ = structure
-    form = (edges, held, tuple([len(n.srcs) if n.buffer is None else 0 for n in order]))
+    pending = [i for i, n in enumerate(order) if n.buffer is None]
+    arity = tuple([(i, len(order[i].srcs)) for i in pending])
+    places = tuple([i for i in pending if order[i].kind.op in (ops.PIECE, ops.PART)])
+    form = (edges, held, arity, places)
     program = replace(base, slots=slots, results=results)
     plan = Plan(program, device, like=known.plan, form=form)
     plan.inner = inner

@@ -191,10 +191,20 @@ class Pool:
         cap = self._cap()
         return not cap or self.held_bytes + nbytes <= cap
 
-    def hold(self, nbytes: int) -> None:
-        """Count memory that lives elsewhere as held; negative: no more."""
+    def hold(self, block: Any, memory: Any, raw: Any) -> None:
+        """Give a block memory that lives elsewhere, and count it as held."""
         with self._lock:
-            self.held_bytes += nbytes
+            block.memory, block.raw = memory, raw
+            self.held_bytes += block.nbytes
+
+    def let_go(self, free: list[tuple[Any, Any]]) -> None:
+        """Drop the last of some memory that `hold` counted, and the driver's buffer over it."""
+        with self._lock:
+            memory, raw = free[-1]
+            nbytes = memory.nbytes
+            del free[-1]
+            self.held_bytes -= nbytes
+        raw.release()  # a plan that read it last still names it
 
     def count_in(self, block: Any) -> None:
         """Count held memory that lives elsewhere as in use."""
@@ -269,7 +279,9 @@ class Pool:
         """Take the memory of a dead buffer; waits for nothing, since it runs in finalizers."""
         self._dead.append((raw, size))
         much = size >= _LARGE or len(self._dead) > _MANY  # else whoever allocates next sorts it in
-        if much and self._lock.acquire(blocking=False):
+        if not much or self._lock._is_owned():  # type: ignore[attr-defined]
+            return  # a garbage collection in the middle of a method of ours
+        if self._lock.acquire(blocking=False):
             try:
                 self._settle()
                 self._bound()
@@ -307,11 +319,14 @@ class Pool:
         excess = self.held_bytes - self._used - keep
         if excess > 0:
             self._finish()  # PoCL takes memory away from kernels that still wait
-        for size, raws in sorted(self._free.items(), reverse=True, key=lambda item: item[0]):
+        for size in sorted(self._free, reverse=True):
+            raws = self._free[size]
             while raws and freed < excess:
-                raws.pop().release()
+                raw = raws[-1]
+                del raws[-1]
                 self.held_bytes -= size
                 freed += size
+                raw.release()
         return freed
 
     def after_fork(self) -> None:

@@ -86,6 +86,31 @@ def test_unread_gradients_keep_what_they_need_alone(cl_device: Any) -> None:
                 np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.parametrize("other", ["operand", "number"])
+def test_what_is_left_to_read_is_told_apart_in_graphs_of_one_plan(
+    one_cl_device: Any, other: str
+) -> None:
+    """Losses whose plans are one, though what nobody reads in them differs: the gradient of `y`
+    is made of another operand, or is another result of its stencil."""
+    w = Tensor(SHAPED)
+    optim = SGD([w], learning_rate=1e-2)
+    for step in range(8):
+        y = Tensor(SHAPED.T)
+        before, d = w.numpy(), Tensor(SHAPED + step, requires_grad=False)
+        with sg.no_grad():
+            c, z = w * 3 if other == "operand" else Tensor(SHAPED * 2), Tensor(SHAPED - step)
+        late, e = step >= 4, y
+        for _ in range(6 if late and other == "number" else 0):
+            e = e + z
+        by = z if other == "number" else c if late else d
+        optim.zero_grad()
+        (((w * w) * c) * d + e * by).sum().backward()
+        want = before * 3 if by is c else by.numpy()
+        del c, d, e, by
+        optim.step()
+        np.testing.assert_allclose(y.grad.numpy(), want, rtol=1e-4, err_msg=str(step))
+
+
 def test_peak_of_a_step_is_parameters_state_and_gradients(one_cl_device: Any) -> None:
     w = Tensor(np.zeros((1024, 1024), np.float32))
     optim = Adam([w])
