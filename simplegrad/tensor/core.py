@@ -18,7 +18,7 @@ import numpy as np
 from simplegrad import dtypes, ops
 from simplegrad.arguments import flag
 from simplegrad.dtypes import DType
-from simplegrad.errors import DeviceError, DTypeError, ShapeError
+from simplegrad.errors import ArgumentError, DeviceError, DTypeError, ShapeError
 from simplegrad.graph import build
 from simplegrad.graph.infer import Shape
 from simplegrad.graph.node import Node, Spec, leaf_over, make, scalar, user_line
@@ -388,6 +388,11 @@ class Core:
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         """Let NumPy's ufuncs give tensors where there is such an operation, else host arrays."""
+        if any(isinstance(out, Core) for out in kwargs.get("out", ())):
+            raise ArgumentError(
+                f"{ufunc.__name__}: out=... cannot be a tensor, whose values are never written; "
+                "take the result, or give a NumPy array"
+            )
         name = _UFUNCS.get(ufunc)
         if method == "__call__" and name is not None and not kwargs:
             return self._ufunc(name, inputs)  # type: ignore[attr-defined]

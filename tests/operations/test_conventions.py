@@ -129,6 +129,14 @@ def test_casts(device: Any, target: DType) -> None:
         np.testing.assert_array_equal(got.numpy(), want, err_msg=f"{source} to {target}")
 
 
+def test_floats_that_do_not_fit_short_integers_wrap(device: Any) -> None:
+    """By way of 32 bits, wherever they stand: vectors and the rest of a loop agree."""
+    x = tensor(np.array([300.0, -1.0, -129.5, 70_000.9, 2e9]).repeat(19), dtypes.float32)
+    for target in (dtypes.uint8, dtypes.int8, dtypes.uint16, dtypes.int16):
+        want = np.array([300, -1, -129, 70_000, 2_000_000_000]).astype(target.numpy).repeat(19)
+        np.testing.assert_array_equal((x * 1).cast(target).numpy(), want, err_msg=str(target))
+
+
 def test_casts_to_half_round_to_nearest_even(device: Any) -> None:
     x = np.array([1 + 2**-11, 1 + 3 * 2**-11, 65519.0, 65520.0, 2**-25, 1.5 * 2**-24, np.nan])
     t = tensor(x, dtypes.float32)

@@ -145,6 +145,14 @@ def test_numpy_takes_tensors() -> None:
     assert x != None  # noqa: E711
 
 
+def test_a_ufunc_writes_into_no_tensor() -> None:
+    x, out = Tensor([1.0, 2.0]), np.zeros(2)
+    with pytest.raises(sg.ArgumentError, match=r"add: out=.*NumPy array"):
+        np.add(x, 1, out=x)
+    np.add(x, 1, out=out)
+    np.testing.assert_array_equal(out, [2, 3])
+
+
 def test_scalars() -> None:
     assert float(Tensor(2.5)) == 2.5
     assert int(Tensor([3])) == 3

@@ -102,6 +102,9 @@ def convert(text: str, source: DType, target: DType, lanes: int) -> tuple[str, l
         zero = splat("0", source.compute, lanes)
         return as_bool(f"({text} != {zero})", source.compute, lanes), []
     to = vector(target.compute, lanes)
+    if source.is_float and target.kind in "iu" and target.itemsize < 4:
+        # By way of int, which wraps: what does not fit saturates in some drivers' vectors alone.
+        text = f"(int){text}" if lanes == 1 else f"convert_{vector('int', lanes)}({text})"
     if source.compute != target.compute:
         text = f"({to}){text}" if lanes == 1 else f"convert_{to}({text})"
     if target in (float16, bfloat16) and source is not target:
