@@ -137,8 +137,7 @@ class Watch:
 
 
 _Later = tuple[frozenset[int], Sequence[tuple[int, frozenset[int]]]]
-"""Places whose value may be asked for later; those of folded stencils, and their results that may.
-"""
+"""Places whose value may be asked for later, and of folded stencils which results may."""
 _FOLDED = (ops.PIECE, ops.PART)
 _MOST_KNOWN = 16
 _BUFFER, _LEAF, _TRACKS = attrgetter("buffer"), attrgetter("leaf"), attrgetter("tracks")

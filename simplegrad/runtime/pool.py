@@ -279,9 +279,11 @@ class Pool:
         """Take the memory of a dead buffer; waits for nothing, since it runs in finalizers."""
         self._dead.append((raw, size))
         much = size >= _LARGE or len(self._dead) > _MANY  # else whoever allocates next sorts it in
-        if not much or self._lock._is_owned():  # type: ignore[attr-defined]
-            return  # a garbage collection in the middle of a method of ours
-        if self._lock.acquire(blocking=False):
+        # This may be a garbage collection in the middle of a method of ours, which has the lock. A
+        # lock that is not reentrant would tell, but hang where a signal's handler allocates; that
+        # this one can tell (`threading.Condition` asks it, too), typeshed does not know.
+        inside = self._lock._is_owned()  # type: ignore[attr-defined]
+        if much and not inside and self._lock.acquire(blocking=False):
             try:
                 self._settle()
                 self._bound()
